@@ -1,0 +1,71 @@
+"""The eager backend: PyTorch on any device, in float32 or float64, one tensor operation after the other.
+
+Nothing is decided in a call: how each operation reads its arguments is settled once per precision and device, and
+what depends on no input (masks, weights, constants) is computed then. If autograd records the call, every step is
+one that it can follow; otherwise results are written in place where they end up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from backends.plan import Call, Run, check_shape, given, plan
+from backends.tensors import OPERATIONS, Setting, uniform
+from lowering import program as p
+from lowering.program import Program, Value
+
+FOLDED = 1 << 20  # entries: a value without inputs that is larger is computed again in every call
+
+
+def prepare(program: Program) -> Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    """A function from tensors by input name to tensors by output name.
+
+    It computes in the widest floating precision among its inputs (at least float32), on their device.
+    """
+    runs: dict[Setting, Run] = {}
+    uniformed = uniform(program)
+
+    def call(arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        inputs = given(program, arrays)
+        for v, x in zip(program.inputs, inputs, strict=True):
+            check_shape(v, x.shape)
+        setting = setting_of(inputs)
+        if setting not in runs:
+            with torch.inference_mode(False), torch.no_grad():
+                runs[setting] = planned(uniformed, setting)
+        inputs = [x.to(setting.dtype(v.kind)) for v, x in zip(program.inputs, inputs, strict=True)]
+        return dict(zip(program.names, runs[setting](inputs), strict=True))
+
+    return call
+
+
+def setting_of(inputs: list[torch.Tensor]) -> Setting:
+    """The precision and device that these inputs ask for."""
+    real = torch.float32
+    for x in inputs:
+        if x.dtype in (torch.float64, torch.complex128):
+            real = torch.float64
+    if not any(x.is_floating_point() or x.is_complex() for x in inputs):
+        real = torch.promote_types(torch.get_default_dtype(), torch.float32)
+    device = inputs[0].device if inputs else torch.device("cpu")
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    return Setting(real=real, device=device, recorded=recorded)
+
+
+def planned(program: Program, setting: Setting) -> Run:
+    """The program's run under one setting."""
+
+    def spell(v: Value) -> Call:
+        body = planned(v.op.body, setting) if isinstance(v.op, p.Scan | p.Region) else None
+        return OPERATIONS[type(v.op)](v, setting, body)
+
+    known: dict[Value, Any] = {}
+    for v in program.order:
+        foldable = not isinstance(v.op, p.Input | p.Scan | p.Region) and all(a in known for a in v.args)
+        if foldable and torch.Size(v.shape).numel() <= FOLDED:
+            known[v] = spell(v)(*(known[a] for a in v.args))
+    read = {a for v in program.order if v not in known for a in v.args} | set(program.outputs)
+    return plan(program, spell, {v: x for v, x in known.items() if v in read})

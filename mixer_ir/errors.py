@@ -1,0 +1,48 @@
+"""Every error that mixer-ir raises on purpose: sentences that say what, where, and what to do."""
+
+from __future__ import annotations
+
+
+class MixerError(Exception):
+    """The base of all errors of mixer-ir."""
+
+
+class DeclarationError(MixerError):
+    """A mixer's declaration cannot be read: an annotation, a return, an operation that the language lacks."""
+
+
+class AxisError(MixerError):
+    """Axes or their sizes do not fit together."""
+
+
+class SignalError(MixerError):
+    """A signal is missing, unknown, or of the wrong dtype or device."""
+
+
+class FormError(MixerError):
+    """A form was asked for that is not legal for this mixer."""
+
+
+class OptionError(MixerError):
+    """An option or the name of a form, backend, mixer or target is not known."""
+
+
+class BackendError(MixerError):
+    """A backend cannot run here, or has no spelling for an operation."""
+
+
+class StreamError(MixerError):
+    """A state or a step was asked of a mixer that cannot be streamed, or a state does not fit."""
+
+
+class SpecError(MixerError):
+    """A text form of a mixer cannot be read."""
+
+
+class GradientError(MixerError):
+    """A derivative was asked for that is not defined."""
+
+
+def one_of(names: object) -> str:
+    """`a, b, c` for the end of a message."""
+    return ", ".join(str(n) for n in names) if isinstance(names, list | tuple | dict | set | frozenset) else str(names)

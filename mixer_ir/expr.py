@@ -1,0 +1,474 @@
+"""Expressions: signals on named axes, and what may be computed from them entry by entry or along an axis.
+
+An expression's axes are inferred when it is built and kept in `axes`, in order of first appearance; an axis that
+one side lacks is broadcast. Nothing here has a size: sizes are bound when a mixer is called.
+"""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mixer_ir.errors import AxisError, DeclarationError
+from mixer_ir.functions import FUNCTIONS
+from mixer_ir.node import Node, node
+from mixer_ir.tracing import TRACE
+
+if TYPE_CHECKING:
+    from mixer_ir.matrix import Matrix
+
+Axes: TypeAlias = tuple[str, ...]
+Number: TypeAlias = int | float | complex | bool
+
+TIME, SOURCE, BATCH = "t", "s", "b"
+
+
+def union(*axes: Axes) -> Axes:
+    """All axes, in order of first appearance."""
+    return tuple(dict.fromkeys(a for group in axes for a in group))
+
+
+def without(axes: Axes, gone: Axes | str) -> Axes:
+    """`axes` less those in `gone`, in the same order."""
+    return tuple(a for a in axes if a not in gone)
+
+
+def parse_axes(text: str, *, of: str) -> Axes:
+    """`"b t h k"` as a tuple; axes are distinct single lower-case letters, perhaps with digits."""
+    axes = tuple(text.split())
+    for a in axes:
+        if not (a[0].islower() and a.isalnum() and a.isascii()):
+            raise DeclarationError(f"{of}: axis {a!r} is not a lower-case name; write axes as in 'b t h k'")
+    if len(set(axes)) != len(axes):
+        raise DeclarationError(f"{of}: an axis stands twice in {text!r}; name the second one differently (as in 'b t s')")
+    return axes
+
+
+class Expr(Node):
+    """The base of all expressions; arithmetic builds nodes."""
+
+    __slots__ = ()
+    __array_ufunc__ = None  # numpy's numbers leave arithmetic to the expression
+    axes: Axes
+
+    def __add__(self, other: Any) -> Any:
+        return call("add", self, other)
+
+    def __radd__(self, other: Any) -> Expr:
+        return call("add", other, self)
+
+    def __sub__(self, other: Any) -> Expr:
+        return call("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Expr:
+        return call("sub", other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return NotImplemented if _is_matrix(other) else call("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Expr:
+        return call("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Expr:
+        return call("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Expr:
+        return call("div", other, self)
+
+    def __pow__(self, other: Any) -> Expr:
+        return call("pow", self, other)
+
+    def __rpow__(self, other: Any) -> Expr:
+        return call("pow", other, self)
+
+    def __mod__(self, other: Any) -> Expr:
+        return call("mod", self, other)
+
+    def __floordiv__(self, other: Any) -> Expr:
+        return call("floordiv", self, other)
+
+    def __and__(self, other: Any) -> Expr:
+        return call("and", self, other)
+
+    def __or__(self, other: Any) -> Expr:
+        return call("or", self, other)
+
+    def __invert__(self) -> Expr:
+        return call("not", self)
+
+    def __neg__(self) -> Expr:
+        return call("neg", self)
+
+    def __abs__(self) -> Expr:
+        return call("abs", self)
+
+    def __lt__(self, other: Any) -> Expr:
+        return call("lt", self, other)
+
+    def __le__(self, other: Any) -> Expr:
+        return call("le", self, other)
+
+    def __gt__(self, other: Any) -> Expr:
+        return call("lt", other, self)
+
+    def __ge__(self, other: Any) -> Expr:
+        return call("le", other, self)
+
+    def __matmul__(self, other: Any) -> Expr:
+        if _is_matrix(other):
+            raise DeclarationError("a matrix acts from the left: write M @ v, or M.T @ v for the transpose")
+        return contract(self, other)
+
+    def __eq__(self, other: object) -> bool:
+        if TRACE.get() is not None or isinstance(other, numbers.Number):
+            raise DeclarationError("a signal is not compared with == or !=; write mx.equal(a, b) or mx.not_equal(a, b)")
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def __bool__(self) -> bool:
+        raise DeclarationError("a signal has no truth value while a mixer is declared; write mx.where(condition, a, b)")
+
+    def __iter__(self) -> Any:
+        raise DeclarationError("a signal cannot be iterated over or unpacked; declare its parts as signals of their own")
+
+
+def _is_matrix(value: Any) -> bool:
+    return getattr(value, "is_matrix", False)
+
+
+def _set_axes(self: Expr, axes: Axes) -> None:
+    object.__setattr__(self, "axes", axes)
+
+
+@node
+class Literal(Expr):
+    """A number."""
+
+    value: Number
+    axes: Axes = field(init=False, default=())
+
+
+@node
+class Signal(Expr):
+    """A named input with its axes."""
+
+    name: str
+    axes: Axes
+
+
+@node
+class State(Expr):
+    """The value of a recurrence's state before the step; `axes` are the state's own, without batch axes."""
+
+    name: str
+    axes: Axes
+
+
+@node
+class Call(Expr):
+    """`fn` applied entry by entry; arguments broadcast over the axes they lack."""
+
+    fn: str
+    args: tuple[Expr, ...]
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        _set_axes(self, union(*(a.axes for a in self.args)))
+
+
+@node
+class Contract(Expr):
+    """Σ_over left · right."""
+
+    left: Expr
+    right: Expr
+    over: Axes
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        _set_axes(self, without(union(self.left.axes, self.right.axes), self.over))
+
+
+@node
+class Reduce(Expr):
+    """`fn` (sum, max or min) over the axes `over`."""
+
+    fn: str
+    of: Expr
+    over: Axes
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        _set_axes(self, without(self.of.axes, self.over))
+
+
+@node
+class Cumulate(Expr):
+    """y_t = fn(x_0 … x_t) along t, fn one of sum, max, prod; starts anew where `reset` (over t) is true."""
+
+    fn: str
+    of: Expr
+    reset: Expr | None = None
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        _set_axes(self, self.of.axes if self.reset is None else union(self.of.axes, self.reset.axes))
+
+
+@node
+class Delay(Expr):
+    """y_t = x_{t−by}, zero where t−by is outside the sequence (or in another packed piece); `by` may be negative."""
+
+    of: Expr
+    by: int
+    reset: Expr | None = None
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        _set_axes(self, self.of.axes if self.reset is None else union(self.of.axes, self.reset.axes))
+
+
+@node
+class Reverse(Expr):
+    """y_t = x_{T−1−t}."""
+
+    of: Expr
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        _set_axes(self, self.of.axes)
+
+
+@node
+class Rename(Expr):
+    """The same values with axis `old` called `new`."""
+
+    of: Expr
+    old: str
+    new: str
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        _set_axes(self, tuple(self.new if a == self.old else a for a in self.of.axes))
+
+
+@node
+class Index(Expr):
+    """The position 0, 1, 2 … along an axis (an integer)."""
+
+    axis: str
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        _set_axes(self, (self.axis,))
+
+
+@node
+class Size(Expr):
+    """The length of an axis (an integer)."""
+
+    axis: str
+    axes: Axes = field(init=False, default=())
+
+
+@node
+class Take(Expr):
+    """y[…] = table[index[…]] along `axis`: rows of a table chosen by an integer signal."""
+
+    table: Expr
+    axis: str
+    index: Expr
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        _set_axes(self, union(self.index.axes, without(self.table.axes, self.axis)))
+
+
+@node
+class Detach(Expr):
+    """The same values; no gradient passes."""
+
+    of: Expr
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        _set_axes(self, self.of.axes)
+
+
+@node
+class Apply(Expr):
+    """y_t = Σ_s M[t, s] v_s: a matrix applied along time (`v` has axis t, or s for cross mixing)."""
+
+    matrix: Matrix
+    of: Expr
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        if TIME not in self.of.axes and SOURCE not in self.of.axes:
+            raise AxisError(f"a matrix is applied along t (or s), but its operand has axes ({' '.join(self.of.axes)})")
+        column = TIME if TIME in self.of.axes else SOURCE
+        own = tuple(TIME if a == column else a for a in self.of.axes)
+        _set_axes(self, union(own, self.matrix.axes))
+
+
+@node
+class Transition(Node):
+    """A_t = diag(exp(log_t)) or diag(factor_t), plus Σ_i a_i,t b_i,tᵀ or a dense matrix along the state axis `along`.
+
+    log       log-decays (exponentiated as they are; ≤ 0 for a decay)
+    factor    decays given directly: may be zero, negative, above one, complex; at most one of log, factor is set
+    low_rank  pairs (a, b), both with the axis `along`
+    dense     a matrix with axes `row` (new state) and `along` (old state); then log and factor are unset
+    """
+
+    along: str | None = None
+    log: Expr | None = None
+    factor: Expr | None = None
+    low_rank: tuple[tuple[Expr, Expr], ...] = ()
+    dense: Expr | None = None
+    row: str | None = None
+
+    @property
+    def exprs(self) -> tuple[Expr, ...]:
+        given = (self.log, self.factor, self.dense, *(e for pair in self.low_rank for e in pair))
+        return tuple(e for e in given if e is not None)
+
+    @property
+    def axes(self) -> Axes:
+        """All axes of the transition's parts; `row` and `along` among them where they are used."""
+        return union(*(e.axes for e in self.exprs))
+
+
+@node
+class Process(Node):
+    """A state driven through time: S_t = A_t S_{t−1} + Σ_j k_j,t v_j,tᵀ, S_{−1} = the initial state or zero.
+
+    name        what the state is called in a stream's dictionary
+    axes        the state's own axes (batch axes follow from the parts)
+    over        the state axes that queries contract and that a low-rank or dense transition acts along
+    inputs      pairs (key, value): a key has the axes `over`, a value the other state axes
+    reset       where true (over t), the incoming state is dropped before the step
+    """
+
+    name: str
+    axes: Axes
+    over: Axes
+    transition: Transition
+    inputs: tuple[tuple[Expr, Expr], ...]
+    reset: Expr | None = None
+
+    @property
+    def batch(self) -> Axes:
+        """Axes over which every matrix of the process differs: all but t, `over` and the pure value axes."""
+        keys = (k.axes for k, _ in self.inputs)
+        reset = () if self.reset is None else self.reset.axes
+        gone = (TIME, *self.over, *((self.transition.row,) if self.transition.row else ()))
+        return without(union(self.transition.axes, *keys, reset), gone)
+
+
+@node
+class Read(Expr):
+    """y_t = q_tᵀ S_t, or q_tᵀ S_{t−1} (before the step, `before`); contracts the process' axes `over`."""
+
+    process: Process
+    query: Expr
+    before: bool = False
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        p = self.process
+        values = union(*(v.axes for _, v in p.inputs))
+        _set_axes(self, without(union(self.query.axes, p.batch, values, (TIME,)), p.over))
+
+
+@node
+class Recurrence(Node):
+    """A traced update: new states and the output, as expressions of the signals at t and of the old states.
+
+    states   the states before the step (State nodes); `batch` are the axes that every state also has
+    updates  the new states, in the same order
+    outputs  the results, read at each t
+    """
+
+    name: str
+    states: tuple[State, ...]
+    batch: Axes
+    updates: tuple[Expr, ...]
+    output: Expr
+    reset: Expr | None = None
+
+
+@node
+class Run(Expr):
+    """The output of a recurrence at every t, step by step."""
+
+    recurrence: Recurrence
+    axes: Axes
+
+    # `axes` is given: batch axes (with t) in order of first appearance, then the output's own
+
+
+def as_expr(value: Any) -> Expr:
+    """A number as a literal; an expression as it is; anything else is refused."""
+    if isinstance(value, Expr):
+        return value
+    if isinstance(value, numbers.Number):
+        return Literal(value=_number(value))
+    if _is_matrix(value):
+        raise DeclarationError("a matrix stands where a signal is expected; apply it first: M @ v")
+    raise DeclarationError(
+        f"{value!r} of type {type(value).__name__} stands where a signal or a number is expected; "
+        "a declaration holds signals, numbers and mx functions, and tensors are passed when it is called"
+    )
+
+
+def _number(value: Any) -> Number:
+    """A Python number, whatever library `value` came from."""
+    if value != value:
+        raise DeclarationError("nan stands where a number is expected")
+    for kind, of in ((bool, bool), (numbers.Integral, int), (numbers.Real, float), (numbers.Complex, complex)):
+        if isinstance(value, kind):
+            return of(value)
+    raise DeclarationError(f"{value!r} of type {type(value).__name__} is not a real or complex number")
+
+
+def call(fn: str, *args: Any) -> Expr:
+    """`fn` entry by entry, with numbers folded in where both sides are literals of + − × ÷."""
+    function = FUNCTIONS[fn]
+    if len(args) != function.arity:
+        raise DeclarationError(f"mx.{fn} takes {function.arity} arguments, not {len(args)}")
+    return Call(fn=fn, args=tuple(as_expr(a) for a in args))
+
+
+def contract(left: Any, right: Any, over: str | Axes | None = None) -> Expr:
+    """Σ left · right over the axes `over`.
+
+    By default over all state axes that both sides share, inside a recurrence; else over the last axis of `left`, which
+    `right` must share and which is none of b, t, s.
+    """
+    a, b = as_expr(left), as_expr(right)
+    axes = _shared(a.axes, b.axes) if over is None else parse_axes(over, of="over") if isinstance(over, str) else over
+    for axis in axes:
+        if axis not in a.axes or axis not in b.axes:
+            raise AxisError(
+                f"cannot contract over {axis!r}: the sides have axes ({' '.join(a.axes)}) and ({' '.join(b.axes)})"
+            )
+    return Contract(left=a, right=b, over=axes)
+
+
+def _shared(left: Axes, right: Axes) -> Axes:
+    """The axes that `left @ right` contracts."""
+    trace = TRACE.get()
+    states = tuple(x for x in left if x in right and trace is not None and x in trace.state_axes)
+    if states:
+        return states
+    if not left or left[-1] not in right or left[-1] in (BATCH, TIME, SOURCE):
+        raise AxisError(
+            f"({' '.join(left)}) @ ({' '.join(right)}): the left side's last axis is not one to contract with the right "
+            "side; name the axes to sum over with mx.contract(a, b, over='k')"
+        )
+    if trace is not None:
+        trace.contracted.append(left[-1])
+    return left[-1:]

@@ -1,0 +1,315 @@
+"""The entries of every matrix node by its docstring, for the oracle.
+
+A row part is read at t, a column part at s (whether it was declared over t or over s). A filter's axis counts lags,
+not time, so that running a Toeplitz matrix backward in time keeps its filter. Inside `resets`, every node is cut to
+the packed pieces. A softmax runs over the entries that the modifiers inside it leave (causal, band, mask, decay,
+resets): an entry of a sum counts where one of its terms counts, one of a product of entries where all do.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from mixer_ir import matrix as m
+from mixer_ir.errors import AxisError, DeclarationError
+from mixer_ir.expr import SOURCE, TIME, Expr, Signal, Transition
+from mixer_ir.matrix import Matrix
+from mixer_ir.named import Array, apply, contract, mul, number, stack, where
+from mixer_ir.node import walk
+
+
+class Values(Protocol):
+    """What the entries need of the oracle."""
+
+    def value(self, x: Expr) -> Array: ...
+
+    def flipped(self) -> Values: ...
+
+    def filters(self) -> Values: ...
+
+    def step(self, A: Transition, S: Array, t: int) -> Array: ...
+
+
+def entries_of(M: Matrix, on: Values, rows: int, columns: int) -> Array:
+    """M[t, s] for t < rows, s < columns, with the axes t and s."""
+    return mul(Entries(on, on.filters(), rows, columns, ()).of(M), _ones(rows, columns))
+
+
+class Entries:
+    """Entries of one size; `lags` evaluates filters, `pieces` are the packed pieces (numbered along t)."""
+
+    def __init__(self, on: Values, lags: Values, rows: int, columns: int, pieces: tuple[Array, ...]) -> None:
+        self.on, self.lags, self.rows, self.columns, self.pieces = on, lags, rows, columns, pieces
+        self.t = Array((TIME,), torch.arange(rows))
+        self.s = Array((SOURCE,), torch.arange(columns))
+        self.lag = apply("sub", self.t, self.s)
+
+    def sized(self, rows: int, columns: int) -> Entries:
+        return Entries(self.on, self.lags, rows, columns, self.pieces)
+
+    def row(self, x: Expr) -> Array:
+        """x read at t."""
+        made = self.on.value(x)
+        return made if TIME in made.axes else made.named(SOURCE, TIME)
+
+    def column(self, x: Expr) -> Array:
+        """x read at s."""
+        made = self.on.value(x)
+        return made if SOURCE in made.axes else made.named(TIME, SOURCE)
+
+    def keep(self, condition: Array, x: Array) -> Array:
+        return where(condition, x, number(0))
+
+    def same_piece(self) -> Array | None:
+        if not self.pieces:
+            return None
+        if self.rows != self.columns:
+            raise AxisError(f"packed pieces need a square matrix, not {self.rows} rows and {self.columns} columns")
+        return _all([apply("eq", p, p.named(TIME, SOURCE)) for p in self.pieces])
+
+    def of(self, M: Matrix) -> Array:
+        """The entries of M, cut to the packed pieces."""
+        made, same = self.whole(M), self.same_piece()
+        return made if same is None else self.keep(same, made)
+
+    def whole(self, M: Matrix) -> Array:
+        match M:
+            case m.Diagonal(d=d):
+                return self.keep(apply("eq", self.lag, 0), self.row(d))
+            case m.Identity():
+                return self.keep(apply("eq", self.lag, 0), number(1))
+            case m.LowRank(q=q, k=k, over=over):
+                return contract(self.row(q), self.column(k), over)
+            case m.Semiseparable():
+                return self._semiseparable(M)
+            case m.Toeplitz(h=h, anti=anti, lags=lags):
+                below = self._lag(h, lags, self.lag)
+                return below if anti is None else apply("add", below, self._anti(anti, lags))
+            case m.Circulant(h=h):
+                return self._lag(h, TIME, apply("mod", self.lag, self.rows))
+            case m.Vandermonde(x=x, weight=weight, over=over):
+                powers = self._powers(self.row(x))
+                return (powers if weight is None else mul(self.row(weight), powers)).sum(over)
+            case m.Cauchy(x=x, y=y, over=over):
+                return apply("div", 1, apply("sub", self.row(x), self.column(y))).sum(over)
+            case m.Fourier(inverse=inverse):
+                turn = apply("mul", mul(self.t, self.s), (2j if inverse else -2j) * torch.pi / self.rows)
+                return apply("div", apply("exp", turn), self.rows if inverse else 1)
+            case m.Monarch():
+                return self._monarch(M)
+            case m.Dense(m=x):
+                return self.on.value(x)
+            case m.Causal(of=of) | m.Band(of=of) | m.Mask(of=of):
+                return self.keep(self._mask(M), self.of(of))
+            case m.Decay(of=of):
+                return mul(self._decay(M), self.of(of))
+            case m.Softmax(of=of):
+                return self._softmax(of)
+            case m.Normalize(of=of, eps=eps, floor=floor):
+                x = mul(self.of(of), _ones(self.rows, self.columns))
+                n = apply("add", x.sum((SOURCE,)), eps)
+                return apply("div", x, n if floor is None else apply("max", apply("abs", n), self.row(floor)))
+            case m.Transpose(of=of):
+                return _swapped(self.sized(self.columns, self.rows).of(of))
+            case m.Flip(of=of):
+                pieces = tuple(p.flip(TIME) for p in self.pieces)
+                return Entries(self.on.flipped(), self.lags, self.rows, self.columns, pieces).of(of).flip(TIME, SOURCE)
+            case m.Shift(of=of, by=by):
+                return self._shift(self.of(of), by)
+            case m.Resets(of=of, reset=reset):
+                return self._inside(reset).of(of)
+            case m.Sum(terms=terms):
+                return _sum([self.of(x) for x in terms])
+            case m.Product(factors=factors):
+                return self._product(factors)
+            case m.Scale(factor=factor, of=of):
+                return mul(self.on.value(factor), self.of(of))
+            case m.Entrywise(fn=fn, args=args):
+                return apply(fn, *(self.of(x) for x in args))
+        raise DeclarationError(f"the oracle has no meaning for {type(M).__name__}")
+
+    # ------------------------------------------------------------------ leaves
+
+    def _semiseparable(self, M: m.Semiseparable) -> Array:
+        """Column s of the state is A_t … A_{s+1} B_s; it is zero until step s."""
+        C, B = self.row(M.C), self.column(M.B)
+        parts = [self.on.value(x) for x in (M.C, M.B, *M.A.exprs)]
+        sizes = {a: n for x in parts for a, n in x.sizes.items()}
+        axes = M.over
+        S = Array(axes, torch.zeros([sizes[a] for a in axes], dtype=torch.float64))
+        rows = []
+        for t in range(self.rows):
+            after = apply("add", self.on.step(M.A, S, t), self.keep(apply("eq", self.s, t), B))
+            rows.append(contract(C.at(TIME, t), S if M.strict else after, M.over))
+            S = after
+        return stack(rows, TIME)
+
+    def _lag(self, h: Expr, lags: str, lag: Array) -> Array:
+        """h[lag], zero where there is no such lag."""
+        filt = self.lags.value(h)
+        if lags not in filt.axes:
+            return self.keep(apply("le", 0, lag), filt)
+        n = filt.sizes[lags]
+        inside = apply("and", apply("le", 0, lag), apply("lt", lag, n))
+        rest = tuple(a for a in filt.axes if a != lags)
+        picked = filt.aligned((*rest, lags))[..., lag.data.clamp(0, n - 1)]
+        return self.keep(inside, Array((*rest, *lag.axes), picked))
+
+    def _anti(self, g: Expr, lags: str) -> Array:
+        """g[s − t] for s > t."""
+        back = apply("neg", self.lag)
+        return self.keep(apply("lt", 0, back), self._lag(g, lags, back))
+
+    def _powers(self, x: Array) -> Array:
+        powers = [apply("add", apply("mul", x, 0), 1)]
+        for _ in range(1, self.columns):
+            powers.append(mul(powers[-1], x))
+        return stack(powers, SOURCE)
+
+    def _monarch(self, M: m.Monarch) -> Array:
+        (i, l), (k, j) = M.grid, M.rows
+        blocks = mul(self.on.value(M.left), self.on.value(M.right))
+        rest = tuple(a for a in blocks.axes if a not in (i, j, k, l))
+        data = blocks.to((*rest, i, j, k, l), blocks.sizes)
+        return Array((*rest, TIME, SOURCE), data.reshape(*data.shape[: len(rest)], self.rows, self.columns))
+
+    # ------------------------------------------------------------------ modifiers
+
+    def _mask(self, M: m.Causal | m.Band | m.Mask) -> Array:
+        match M:
+            case m.Causal():
+                return apply("le", 0, self.lag)
+            case m.Band(before=before, after=after):
+                kept = [apply("eq", self.lag, self.lag)]
+                kept += [] if before is None else [apply("lt", self.lag, before)]
+                kept += [] if after is None else [apply("le", -after, self.lag)]
+                return _all(kept)
+            case m.Mask(mask=mask):
+                return self.on.value(mask)
+
+    def _decay(self, M: m.Decay) -> Array:
+        """a_t a_{t−1} … a_{s+1} for s ≤ t, else 0."""
+        given = M.log if M.log is not None else M.factor
+        if given is None:
+            raise DeclarationError("a decay needs its log or its factor")
+        a = self.row(given) if M.factor is not None else apply("exp", self.row(given))
+        P, rows = self.keep(apply("eq", self.s, -1), number(1.0)), []
+        for t in range(self.rows):
+            P = where(apply("eq", self.s, t), number(1.0), mul(a.at(TIME, t), P))
+            rows.append(P)
+        return stack(rows, TIME)
+
+    def _softmax(self, of: Matrix) -> Array:
+        x, left = self.of(of), _all([k for k in (self.support(of), self.same_piece()) if k is not None] or [_TRUE])
+        full = apply("and", left, apply("eq", self.lag, self.lag))
+        low = where(full, x, number(float("-inf")))
+        top = apply("max", _amax(low), -1e300)
+        weights = self.keep(full, apply("exp", apply("sub", where(full, x, top), top)))
+        total = weights.sum((SOURCE,))
+        return apply("div", weights, where(apply("eq", total, 0), number(1.0), total))
+
+    def _shift(self, x: Array, by: int) -> Array:
+        """Row t is row t − by, zero outside."""
+        full = x if TIME in x.axes else mul(x, Array((TIME,), torch.ones(self.rows, dtype=torch.int64)))
+        zero = apply("mul", full.at(TIME, 0), 0)
+        inside = range(self.rows)
+        return stack([full.at(TIME, t - by) if t - by in inside else zero for t in inside], TIME)
+
+    def _inside(self, reset: Expr) -> Entries:
+        r = self.row(reset)
+        pieces = Array(r.axes, r.data.to(torch.int64).cumsum(r.axes.index(TIME)))
+        return Entries(self.on, self.lags, self.rows, self.columns, (*self.pieces, pieces))
+
+    def _product(self, factors: tuple[Matrix, ...]) -> Array:
+        """Rows stay until the first factor that mixes across from s to t; from there on, all is over s."""
+        cross = [not isinstance(f, m.Diagonal) and _across(f) for f in factors]
+        turn = cross.index(True) if True in cross else len(factors) - 1
+        total: Array | None = None
+        for i, f in enumerate(factors):
+            rows, columns = self.rows if i <= turn else self.columns, self.rows if i < turn else self.columns
+            here = mul(self.sized(rows, columns).of(f), _ones(rows, columns))
+            total = here if total is None else contract(total.named(SOURCE, "_"), here.named(TIME, "_"), ("_",))
+        if total is None:
+            raise DeclarationError("a product of no matrices")
+        return total
+
+    # ------------------------------------------------------------------ which entries a softmax counts
+
+    def support(self, M: Matrix) -> Array | None:
+        """Where M has entries that no modifier has masked away; None is everywhere."""
+        match M:
+            case m.Causal(of=of) | m.Band(of=of) | m.Mask(of=of):
+                return _both(self._mask(M), self.support(of))
+            case m.Decay(of=of):
+                return _both(apply("le", 0, self.lag), self.support(of))
+            case m.Resets(of=of, reset=reset):
+                inside = self._inside(reset)
+                return _both(inside.same_piece(), inside.support(of))
+            case m.Scale(of=of) | m.Normalize(of=of) | m.Softmax(of=of):
+                return self.support(of)
+            case m.Transpose(of=of):
+                kept = self.sized(self.columns, self.rows).support(of)
+                return None if kept is None else _swapped(kept)
+            case m.Flip(of=of):
+                kept = Entries(self.on.flipped(), self.lags, self.rows, self.columns, self.pieces).support(of)
+                return None if kept is None else kept.flip(TIME, SOURCE)
+            case m.Shift(of=of, by=by):
+                kept = self.support(of)
+                inside = apply("and", apply("le", by, self.t), apply("lt", self.t, self.rows + by))
+                return _both(inside, None if kept is None else self._shift(kept, by))
+            case m.Entrywise(fn="mul", args=args):
+                kept = [k for k in map(self.support, args) if k is not None]
+                return _all(kept) if kept else None
+            case m.Sum(terms=args) | m.Entrywise(args=args):
+                kept = [self.support(x) for x in args]
+                some = [k for k in kept if k is not None]
+                return None if len(some) < len(kept) else _any(some)
+        return None
+
+
+_TRUE = Array((), torch.tensor(True))
+
+
+def _ones(rows: int, columns: int) -> Array:
+    return Array((TIME, SOURCE), torch.ones(rows, columns, dtype=torch.int64))
+
+
+def _across(M: Matrix) -> bool:
+    """Whether a part of M is over s."""
+    return any(SOURCE in x.axes for x in walk(M) if isinstance(x, Signal))
+
+
+def _swapped(x: Array) -> Array:
+    return x.named(TIME, "_").named(SOURCE, TIME).named("_", SOURCE)
+
+
+def _amax(x: Array) -> Array:
+    return Array(tuple(a for a in x.axes if a != SOURCE), x.data.amax(x.axes.index(SOURCE)).detach())
+
+
+def _sum(terms: list[Array]) -> Array:
+    total = terms[0]
+    for x in terms[1:]:
+        total = apply("add", total, x)
+    return total
+
+
+def _all(conditions: list[Array]) -> Array:
+    total = conditions[0]
+    for c in conditions[1:]:
+        total = apply("and", total, c)
+    return total
+
+
+def _any(conditions: list[Array]) -> Array:
+    total = conditions[0]
+    for c in conditions[1:]:
+        total = apply("or", total, c)
+    return total
+
+
+def _both(x: Array | None, y: Array | None) -> Array | None:
+    kept = [c for c in (x, y) if c is not None]
+    return _all(kept) if kept else None
