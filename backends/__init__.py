@@ -27,5 +27,7 @@ def prepare(name: str, program: Program) -> Callable[[Mapping[str, Any]], dict[s
     if name not in BACKENDS:
         raise OptionError(f"there is no backend {name!r}; backends: {', '.join(BACKENDS)}")
     if name not in available():
-        raise BackendError(f"the backend {name!r} does not run on this machine; those that do: {', '.join(available())}")
+        raise BackendError(
+            f"the backend {name!r} does not run on this machine; those that do: {', '.join(available())}"
+        )
     return import_module(f"backends.{name}").prepare(program)  # type: ignore[no-any-return]

@@ -2,7 +2,7 @@
 
 Nothing is decided in a call: how each operation reads its arguments is settled once per precision and device, and
 what depends on no input (masks, weights, constants) is computed then. If autograd records the call, every step is
-one that it can follow; otherwise results are written in place where they end up.
+one that it can follow; otherwise loops write their results where they end up.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ from typing import Any
 
 import torch
 
+from backends.eager_entries import ENTRIES
+from backends.eager_loops import LOOPS, affine_scan
+from backends.eager_setting import Setting
+from backends.eager_sums import SUMS
 from backends.plan import Call, Run, check_shape, given, plan
-from backends.tensors import OPERATIONS, Setting, uniform
+from backends.uniform import uniform
 from lowering import program as p
 from lowering.program import Program, Value
 
 FOLDED = 1 << 20  # entries: a value without inputs that is larger is computed again in every call
+
+OPERATIONS: dict[type, Callable[[Value, Setting], Call]] = {**ENTRIES, **SUMS, p.AffineScan: affine_scan}
 
 
 def prepare(program: Program) -> Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]:
@@ -26,7 +32,7 @@ def prepare(program: Program) -> Callable[[Mapping[str, torch.Tensor]], dict[str
     It computes in the widest floating precision among its inputs (at least float32), on their device.
     """
     runs: dict[Setting, Run] = {}
-    uniformed = uniform(program)
+    plain = uniform(program)
 
     def call(arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         inputs = given(program, arrays)
@@ -35,7 +41,7 @@ def prepare(program: Program) -> Callable[[Mapping[str, torch.Tensor]], dict[str
         setting = setting_of(inputs)
         if setting not in runs:
             with torch.inference_mode(False), torch.no_grad():
-                runs[setting] = planned(uniformed, setting)
+                runs[setting] = planned(plain, setting)
         inputs = [x.to(setting.dtype(v.kind)) for v, x in zip(program.inputs, inputs, strict=True)]
         return dict(zip(program.names, runs[setting](inputs), strict=True))
 
@@ -44,27 +50,26 @@ def prepare(program: Program) -> Callable[[Mapping[str, torch.Tensor]], dict[str
 
 def setting_of(inputs: list[torch.Tensor]) -> Setting:
     """The precision and device that these inputs ask for."""
-    real = torch.float32
-    for x in inputs:
-        if x.dtype in (torch.float64, torch.complex128):
-            real = torch.float64
-    if not any(x.is_floating_point() or x.is_complex() for x in inputs):
-        real = torch.promote_types(torch.get_default_dtype(), torch.float32)
-    device = inputs[0].device if inputs else torch.device("cpu")
-    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    return Setting(real=real, device=device, recorded=recorded)
+    floating = [x.dtype for x in inputs if x.is_floating_point() or x.is_complex()] or [torch.get_default_dtype()]
+    double = any(dtype in (torch.float64, torch.complex128) for dtype in floating)
+    return Setting(
+        real=torch.float64 if double else torch.float32,
+        device=inputs[0].device if inputs else torch.device("cpu"),
+        recorded=torch.is_grad_enabled() and any(x.requires_grad for x in inputs),
+    )
 
 
 def planned(program: Program, setting: Setting) -> Run:
     """The program's run under one setting."""
 
     def spell(v: Value) -> Call:
-        body = planned(v.op.body, setting) if isinstance(v.op, p.Scan | p.Region) else None
-        return OPERATIONS[type(v.op)](v, setting, body)
+        if isinstance(v.op, p.Scan | p.Region):
+            return LOOPS[type(v.op)](v, setting, planned(v.op.body, setting))
+        return OPERATIONS[type(v.op)](v, setting)
 
     known: dict[Value, Any] = {}
     for v in program.order:
-        foldable = not isinstance(v.op, p.Input | p.Scan | p.Region) and all(a in known for a in v.args)
+        foldable = not isinstance(v.op, p.Input | p.Scan | p.Region | p.Pick) and all(a in known for a in v.args)
         if foldable and torch.Size(v.shape).numel() <= FOLDED:
             known[v] = spell(v)(*(known[a] for a in v.args))
     read = {a for v in program.order if v not in known for a in v.args} | set(program.outputs)

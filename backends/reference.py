@@ -10,16 +10,16 @@ import numpy as np
 
 from backends.arrays import MOVES, Array, aligned, region, scan
 from backends.plan import Call, check_shape, given, plan
+from backends.uniform import uniform
 from lowering import program as p
 from lowering.program import Program, Value
-from mixer_ir.functions import WIDTH
 
 DTYPE = {"bool": np.bool_, "int": np.int64, "real": np.float64, "complex": np.complex128}
 
 
 def prepare(program: Program) -> Callable[[Mapping[str, Any]], dict[str, Array]]:
     """A function from arrays by input name to arrays by output name."""
-    run = plan(program, spell)
+    run = plan(uniform(program), spell)
 
     def call(arrays: Mapping[str, Any]) -> dict[str, Array]:
         inputs = [np.asarray(x) for x in given(program, arrays)]
@@ -27,7 +27,9 @@ def prepare(program: Program) -> Callable[[Mapping[str, Any]], dict[str, Array]]
             check_shape(v, x.shape)
         with np.errstate(all="ignore"):
             results = run([x.astype(DTYPE[v.kind]) for v, x in zip(program.inputs, inputs, strict=True)])
-        return {n: np.asarray(x, DTYPE[v.kind]) for n, v, x in zip(program.names, program.outputs, results, strict=True)}
+        return {
+            n: np.asarray(x, DTYPE[v.kind]) for n, v, x in zip(program.names, program.outputs, results, strict=True)
+        }
 
     return call
 
@@ -103,29 +105,7 @@ def entrywise(v: Value) -> Call:
     assert isinstance(v.op, p.Map)
     fn = MAPS[v.op.fn]
     axes = [a.axes for a in v.args]
-    dtypes = [DTYPE[k] for k in argument_kinds(v)]
-
-    def apply(*args: Array) -> Array:
-        full = (aligned(x, a, v.axes).astype(d) for x, a, d in zip(args, axes, dtypes, strict=True))
-        return fn(*full)
-
-    return apply
-
-
-def argument_kinds(v: Value) -> list[str]:
-    """As what kinds of numbers a Map takes its arguments: the widest of them and of the result, but for conditions."""
-    assert isinstance(v.op, p.Map)
-    kinds = [a.kind for a in v.args]
-    if v.op.fn in ("and", "or", "not"):
-        return ["bool"] * len(kinds)
-    if v.op.fn == "where":
-        return ["bool", v.kind, v.kind]
-    if v.op.fn == "complex":
-        return ["real", "real"]
-    widest = max(kinds, key=WIDTH.__getitem__)
-    if v.kind != "bool" and v.op.fn not in ("real", "imag", "abs"):
-        widest = max(widest, v.kind, key=WIDTH.__getitem__)
-    return [widest] * len(kinds)
+    return lambda *args: fn(*(aligned(x, a, v.axes) for x, a in zip(args, axes, strict=True)))
 
 
 def constant(v: Value) -> Call:
@@ -145,15 +125,14 @@ def cast(v: Value) -> Call:
 def contract(v: Value) -> Call:
     letters = {a: i for i, a in enumerate(dict.fromkeys((*v.args[0].axes, *v.args[1].axes)))}
     x_axes, y_axes, axes = ([letters[a] for a in axes] for axes in (v.args[0].axes, v.args[1].axes, v.axes))
-    dtype = DTYPE[v.kind]
-    return lambda x, y: np.einsum(x.astype(dtype), x_axes, y.astype(dtype), y_axes, axes, optimize=True)
+    return lambda x, y: np.einsum(x, x_axes, y, y_axes, axes, optimize=True)
 
 
 def reduce(v: Value) -> Call:
     assert isinstance(v.op, p.Reduce)
     at = tuple(v.args[0].axes.index(a) for a in v.op.over)
     fn = {"sum": np.sum, "max": np.max, "min": np.min}[v.op.fn]
-    return lambda x: fn(x.astype(DTYPE[v.kind]), axis=at)
+    return lambda x: fn(x, axis=at)
 
 
 def neutral(fn: str, kind: str) -> float | int:
@@ -170,7 +149,7 @@ def cumulate(v: Value) -> Call:
 
     def cumulated(x: Array) -> Array:
         x = np.flip(x, at) if op.reverse else x
-        y = fn(x.astype(DTYPE[v.kind]), axis=at)
+        y = fn(x, axis=at)
         if op.exclusive:
             y = np.roll(y, 1, at)
             y[(*[slice(None)] * at, 0)] = start

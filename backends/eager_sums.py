@@ -1,0 +1,146 @@
+"""PyTorch spellings of sums along axes: matrix products, reductions, cumulations, solves and transforms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from backends.eager_setting import Setting, op_of, view
+from backends.plan import Call
+from lowering import program as p
+from lowering.program import Value
+
+
+def contract(v: Value, setting: Setting) -> Call:
+    """One batched matrix product: (batch, rows, over) · (batch, over, columns)."""
+    over = op_of(v, p.Contract).over
+    x, y = v.args
+    if v.kind in ("bool", "int"):
+        return _product_sum(v)
+    batch = tuple(a for a in x.axes if a in y.axes and a not in over)
+    rows = tuple(a for a in x.axes if a not in y.axes)
+    columns = tuple(a for a in y.axes if a not in x.axes)
+    if not rows and not columns:
+        return _product_sum(v)
+    left = _grouped(x, (batch, rows, over))
+    right = _grouped(y, (batch, over, columns))
+    product = torch.bmm if batch else torch.mm
+    made = (*batch, *rows, *columns)
+    shape = tuple(v.size(a) for a in made)
+    permutation = [made.index(a) for a in v.axes]
+    plain = len(batch) <= 1 and len(rows) == len(columns) == 1
+    if permutation == list(range(len(made))):
+        if plain:
+            return lambda x, y: product(left(x), right(y))
+        return lambda x, y: product(left(x), right(y)).view(shape)
+    return lambda x, y: product(left(x), right(y)).view(shape).permute(permutation)
+
+
+def _grouped(x: Value, groups: tuple[tuple[str, ...], ...]) -> Callable[[Tensor], Tensor]:
+    """x with one axis a group (the first group may be absent)."""
+    first, *rest = groups
+    groups = (first, *rest) if first else tuple(rest)
+    permutation = [x.axes.index(a) for group in groups for a in group]
+    shape = tuple(math.prod(x.size(a) for a in group) for group in groups)
+    ordered = permutation == list(range(len(x.axes)))
+    if all(len(group) == 1 for group in groups):
+        if ordered:
+            return lambda z: z
+        if len(permutation) == 2:
+            return torch.t
+        return lambda z: z.permute(permutation)
+    if ordered:
+        return lambda z: z.reshape(shape)
+    return lambda z: z.permute(permutation).reshape(shape)
+
+
+def _product_sum(v: Value) -> Call:
+    x, y = v.args
+    over = op_of(v, p.Contract).over
+    axes = (*v.axes, *over)
+    left, right = view(x.axes, axes), view(y.axes, axes)
+    dims = tuple(range(len(v.axes), len(axes)))
+
+    def product_sum(a: Tensor, b: Tensor) -> Tensor:
+        return torch.mul(a if left is None else left(a), b if right is None else right(b)).sum(dims)
+
+    return product_sum
+
+
+def reduce(v: Value, setting: Setting) -> Call:
+    op, x = op_of(v, p.Reduce), v.args[0]
+    dims = tuple(x.axes.index(a) for a in op.over)
+    if all(x.size(a) == 1 for a in op.over):
+        return (lambda z: z.squeeze(dims[0])) if len(dims) == 1 else (lambda z: z.reshape(v.shape))
+    fn = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[op.fn]
+    return lambda z: fn(z, dims)
+
+
+def neutral(fn: str, dtype: torch.dtype) -> float | int:
+    """What a cumulation starts from."""
+    if fn != "max":
+        return 0 if fn == "sum" else 1
+    return -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min
+
+
+def cumulate(v: Value, setting: Setting) -> Call:
+    op = op_of(v, p.Cumulate)
+    at, n = v.axes.index(op.axis), v.size(op.axis)
+    start = neutral(op.fn, setting.dtype(v.kind))
+    widths = [0, 0] * (len(v.axes) - 1 - at) + [1, 0]
+    fns: dict[str, Callable[[Tensor], Tensor]] = {
+        "sum": lambda x: torch.cumsum(x, at),
+        "prod": lambda x: torch.cumprod(x, at),
+        "max": lambda x: torch.cummax(x, at).values,
+    }
+    fn = fns[op.fn]
+    if op.exclusive:
+        inclusive = fn
+        fn = lambda x: torch.constant_pad_nd(inclusive(x.narrow(at, 0, n - 1)), widths, start)  # noqa: E731
+    if op.reverse:
+        return lambda x: fn(x.flip(at)).flip(at)
+    return fn
+
+
+def solve(v: Value, setting: Setting) -> Call:
+    """By substitution, row after row, for all columns at once; what lies on and beyond the diagonal is not read."""
+    op, (lower, r) = op_of(v, p.Solve), v.args
+    columns = tuple(a for a in r.axes if a != op.row and a not in lower.axes)
+    batch = tuple(a for a in v.axes if a != op.row and a not in columns)
+    n, count = v.size(op.row), math.prod(v.size(a) for a in columns)
+    sizes = tuple(v.size(a) for a in batch)
+    order = [lower.axes.index(a) for a in (*(a for a in batch if a in lower.axes), op.row, op.col)]
+    matrix = view((*(a for a in batch if a in lower.axes), op.row, op.col), (*batch, op.row, op.col))
+    right = (*(a for a in batch if a in r.axes), op.row, *columns)
+    permutation = [r.axes.index(a) for a in right]
+    as_right = view(right, (*batch, op.row, *columns))
+    made = (*batch, op.row, *columns)
+    back = [made.index(a) for a in v.axes]
+
+    def solved(x: Tensor, y: Tensor) -> Tensor:
+        x, y = x.permute(order), y.permute(permutation)
+        x, y = (x if matrix is None else matrix(x)), (y if as_right is None else as_right(y))
+        y = y.expand(*sizes, *y.shape[len(sizes) :]).reshape(*sizes, n, count)
+        w = torch.linalg.solve_triangular(-x, y, upper=op.upper, unitriangular=True)
+        return w.reshape([v.size(a) for a in made]).permute(back)
+
+    return solved
+
+
+def transform(v: Value, setting: Setting) -> Call:
+    op = op_of(v, p.Transform)
+    at = v.axes.index(op.axis)
+    fn = {"fft": torch.fft.fft, "ifft": torch.fft.ifft, "rfft": torch.fft.rfft, "irfft": torch.fft.irfft}[op.which]
+    return lambda x: fn(x, n=op.n, dim=at)
+
+
+SUMS: dict[type, Callable[[Value, Setting], Call]] = {
+    p.Contract: contract,
+    p.Reduce: reduce,
+    p.Cumulate: cumulate,
+    p.Solve: solve,
+    p.Transform: transform,
+}

@@ -1,0 +1,92 @@
+"""Mamba: the selective scan, a diagonal state space model whose step, input and read-out depend on the input."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import mixer_ir as mx
+from catalog.entry import Entry
+from catalog.model import language_model, shrink_outputs
+from catalog.parts import ShortConvolution, step_bias
+from catalog.streaming import MixerLayer, Run
+
+PAPER, YEAR = "arXiv 2312.00752", 2023
+
+
+@mx.recurrence(paper=PAPER, year=YEAR)
+def selective_scan(
+    h: mx.State("n"), x: "b t d", dt: "b t d", A: "d n", B: "b t n", C: "b t n", D: "d"
+) -> "b t d":
+    """h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_t,   y_t = C_tᵀ h_t + D x_t, for each channel"""
+    h = mx.exp(dt * A) * h + dt * B * x
+    return h, C @ h + D * x
+
+
+class Mamba(MixerLayer):
+    """The Mamba block: in_proj → (x, z); x: convolution, SiLU, selective scan; out_proj(y · SiLU(z))."""
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        bias: bool = False,
+        conv_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        inner, rank = expand * d_model, dt_rank or math.ceil(d_model / 16)
+        self.sizes = [rank, d_state, d_state]
+        self.in_proj = nn.Linear(d_model, 2 * inner, bias=bias)
+        self.conv1d = ShortConvolution(inner, d_conv, name="conv1d", bias=conv_bias)
+        self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
+        self.dt_proj = nn.Linear(rank, inner)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1, d_state + 1.0)).repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, d_model, bias=bias)
+        nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
+        self.dt_proj.bias.data = step_bias(inner, dt_min, dt_max)
+
+    def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        x = F.silu(self.conv1d(x, run))
+        dt, B, C = self.x_proj(x).split(self.sizes, dim=-1)
+        dt = F.softplus(self.dt_proj(dt))
+        y = run(selective_scan, x=x, dt=dt, A=-torch.exp(self.A_log), B=B, C=C, D=self.D)
+        return self.out_proj(y * F.silu(z))
+
+
+def mamba_model(d_model: int = 768, n_layer: int = 24, vocab: int = 50280, **layer: object) -> nn.Module:
+    """The paper's language models: mamba-130m by default; 370m is 1024 × 48, 790m 1536 × 48, 1.4b 2048 × 48."""
+    return shrink_outputs(language_model(Mamba, d_model, n_layer, vocab, layer=layer, tied=True))
+
+
+ENTRY = Entry(
+    name="mamba",
+    title="Mamba (selective scan)",
+    paper=PAPER,
+    year=YEAR,
+    mixers={selective_scan.name: selective_scan},
+    layer=Mamba,
+    model=mamba_model,
+    facts={
+        "parameters": {
+            "layer, d_model 768": 3_771_648 - 768,
+            "mamba-130m": 129_135_360,
+            "mamba-370m": 371_516_416,
+            "mamba-790m": 793_204_224,
+            "mamba-1.4b": 1_372_178_432,
+            "mamba-2.8b": 2_768_345_600,
+        },
+        "discretisation": "B̄ = Δ B as in the authors' code; equation 4 of the paper has the exact zero-order hold",
+    },
+    small={"d_model": 24, "d_state": 4},
+)

@@ -1,0 +1,89 @@
+"""Parts that layers share: the short convolution, norms and gates, the step sizes of state space models."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import mixer_ir as mx
+from catalog.streaming import Run
+
+
+@mx.mixer
+def short_convolution(x: "b t d", h: "d l") -> "b t d":
+    """y_t = Σ_l h_l x_{t−l}: a causal filter of a few lags for each channel"""
+    return mx.toeplitz(h, lags="l") @ x
+
+
+@mx.mixer
+def centred_convolution(x: "b t d", h: "d l", g: "d l") -> "b t d":
+    """y_t = Σ_{l ≥ 0} h_l x_{t−l} + Σ_{l > 0} g_l x_{t+l}: a filter that looks both ways"""
+    return mx.toeplitz(h, anti=g, lags="l") @ x
+
+
+@mx.mixer
+def token_shift(x: "b t d") -> "b t d":
+    """y_t = x_{t−1}, with x_{−1} = 0"""
+    return mx.shift(mx.identity(), by=1) @ x
+
+
+class ShortConvolution(nn.Module):
+    """Depthwise convolution with the parameters of nn.Conv1d(channels, channels, width, groups=channels).
+
+    `centred` pads both sides by width // 2 (an odd width); otherwise the convolution is causal.
+    """
+
+    def __init__(self, channels: int, width: int = 4, *, name: str, bias: bool = True, centred: bool = False) -> None:
+        super().__init__()
+        conv = nn.Conv1d(channels, channels, width, groups=channels, bias=bias)
+        self.weight, self.bias = conv.weight, conv.bias
+        self.name, self.centred = name, centred
+
+    def forward(self, x: Tensor, run: Run) -> Tensor:
+        w = self.weight[:, 0]
+        if self.centred:
+            middle = w.shape[1] // 2
+            y = run(centred_convolution, at=self.name, x=x, h=w[:, : middle + 1].flip(1), g=w[:, middle:])
+        else:
+            y = run(short_convolution, at=self.name, x=x, h=w.flip(1))
+        return y if self.bias is None else y + self.bias
+
+
+class GatedRMSNorm(nn.Module):
+    """RMSNorm over groups of channels with a SiLU gate: norm(y · SiLU(z)) · w, or norm(y) · w · SiLU(z) (`norm_first`)."""
+
+    def __init__(self, width: int, *, eps: float = 1e-5, groups: int = 1, norm_first: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps, self.groups, self.norm_first = eps, groups, norm_first
+
+    def forward(self, y: Tensor, gate: Tensor) -> Tensor:
+        if not self.norm_first:
+            y = y * F.silu(gate)
+        grouped = y.unflatten(-1, (self.groups, -1))
+        y = F.rms_norm(grouped, grouped.shape[-1:], eps=self.eps).flatten(-2) * self.weight
+        return y * F.silu(gate) if self.norm_first else y
+
+
+def l2norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """x / √(Σ x² + eps) along the last axis."""
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + eps)
+
+
+def heads(x: Tensor, count: int) -> Tensor:
+    """[…, count · size] as […, count, size]."""
+    return x.unflatten(-1, (count, -1))
+
+
+def log_uniform(shape: tuple[int, ...], low: float, high: float) -> Tensor:
+    """exp of a uniform draw between log(low) and log(high)."""
+    return torch.exp(torch.rand(shape) * (math.log(high) - math.log(low)) + math.log(low))
+
+
+def step_bias(size: int, low: float = 1e-3, high: float = 1e-1, floor: float = 1e-4) -> Tensor:
+    """A bias with softplus(bias) log-uniform in [low, high]."""
+    dt = log_uniform((size,), low, high).clamp(min=floor)
+    return dt + torch.log(-torch.expm1(-dt))

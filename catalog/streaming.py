@@ -1,0 +1,95 @@
+"""The base of all layers: mixers run over a whole sequence, as a prefill, or one step at a time, from one description.
+
+A layer says once, in `mix`, what it computes from its input; `run(mixer, **signals)` stands in it for a mixer applied
+along time. Whether that means the whole sequence, a prefill that keeps the state, or the derived decoding step is
+decided by who calls: `forward`, `prefill` or `step`.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+import mixer_ir as mx
+
+
+@functools.cache
+def compiled(mixer: mx.Mixer) -> mx.CompiledMixer:
+    """One compiled mixer for all layers that use it, so that they share programs."""
+    return mx.compile(mixer)
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What a layer remembers between steps: how many tokens it has seen, and the state of each of its mixers."""
+
+    position: int
+    mixers: dict[str, Any]
+
+
+@dataclass
+class Run:
+    """One pass through a layer.
+
+    phase      whole: no state is kept; prefill: states are kept; step: one token, from the states in `before`
+    position   tokens seen before this pass
+    reset      (b t): where a packed piece begins, or None
+    """
+
+    phase: Literal["whole", "prefill", "step"]
+    position: int = 0
+    reset: Tensor | None = None
+    before: dict[str, Any] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, mixer: mx.Mixer, /, *, at: str | None = None, **signals: Tensor) -> Tensor:
+        """The mixer along time; `at` names its state where a layer uses one mixer twice."""
+        f, place = compiled(mixer), at or mixer.name
+        resets = {} if self.reset is None else {"reset": self.reset}
+        if self.phase == "whole":
+            return f(**signals, **resets)
+        if self.phase == "prefill":
+            y, self.after[place] = f.prefill(**signals, **resets)
+            return y
+        now = {name: _without_time(value, mixer.signals[name]) for name, value in signals.items()}
+        resets = {name: value[:, 0] for name, value in resets.items()}
+        y, self.after[place] = f.step(self.before[place], **now, **resets)
+        return y.unsqueeze(mixer.returns.index("t"))
+
+    def state(self, length: int) -> LayerState:
+        return LayerState(position=self.position + length, mixers=self.after)
+
+
+def _without_time(value: Tensor, axes: tuple[str, ...]) -> Tensor:
+    return value.squeeze(axes.index("t")) if "t" in axes else value
+
+
+class MixerLayer(nn.Module):
+    """A layer on x [batch, time, d_model]."""
+
+    @abstractmethod
+    def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
+        """The layer's output for x [batch, time, d_model], with mixers applied by `run`."""
+
+    def forward(self, x: Tensor, *, reset: Tensor | None = None, **also: Tensor) -> Tensor:
+        """y [batch, time, d_model]; `reset` [batch, time] is true where a packed piece begins."""
+        return self.mix(x, Run("whole", reset=reset), **also)
+
+    def prefill(self, x: Tensor, *, reset: Tensor | None = None, **also: Tensor) -> tuple[Tensor, LayerState]:
+        """y [batch, time, d_model] and the state from which `step` goes on."""
+        run = Run("prefill", reset=reset)
+        y = self.mix(x, run, **also)
+        return y, run.state(x.shape[1])
+
+    def step(
+        self, state: LayerState, x: Tensor, *, reset: Tensor | None = None, **also: Tensor
+    ) -> tuple[Tensor, LayerState]:
+        """y [batch, d_model] for one token x [batch, d_model], and the new state."""
+        now = None if reset is None else reset[:, None]
+        run = Run("step", position=state.position, reset=now, before=state.mixers)
+        y = self.mix(x[:, None], run, **{name: value[:, None] for name, value in also.items()})
+        return y[:, 0], run.state(1)

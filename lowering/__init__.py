@@ -1,0 +1,1 @@
+"""From expressions to array programs: the operations, their adjoints, and one lowering a form."""

@@ -1,0 +1,204 @@
+"""The chunked form: the segment formula on all chunks at once, then a scan over the chunks' states.
+
+The formula is affine in the incoming state: every term is a slope applied to S₀ plus an offset. Slopes and offsets of
+all chunks are computed together; what remains for the scan over chunks is S₁ = slope · S₀ + offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from lowering.build import Builder
+from lowering.decay import CHUNK, SOURCE, SOURCE_RANK, STEP, Blocks, Span, chain
+from lowering.parts import KEY, RANK, ROW, VALUE, Options, Parts, as_state, zero_state
+from lowering.program import Value
+from lowering.segment import (
+    Dot,
+    Entering,
+    Given,
+    Incoming,
+    Leaving,
+    Plus,
+    Resolve,
+    Scores,
+    Segment,
+    Term,
+    Whole,
+    segment,
+)
+from lowering.stretch import in_stretches
+from mixer_ir.expr import TIME
+
+CHUNK_LENGTH = 64
+HELD = 1 << 22
+"""Entries of one array that may be held at once before a sequence is cut into stretches."""
+
+
+def lower(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value]:
+    """Chunks of `options.chunk` steps (64 if not given; at most the sequence); the last one may be shorter."""
+    length = min(options.chunk or CHUNK_LENGTH, parts.steps)
+    stretch = options.stretch or _stretch(parts, length)
+    return in_stretches(b, parts, max(stretch // length, 1) * length, lambda b, parts: _chunks(b, parts, length))
+
+
+def parallel(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value]:
+    """The whole sequence as one chunk."""
+    return _chunks(b, parts, parts.steps)
+
+
+def _stretch(parts: Parts, length: int) -> int:
+    sizes = parts.state_sizes
+    step = parts.batch_size * max(sizes.get(KEY, 1), sizes.get(VALUE, 1), length)
+    return parts.steps if parts.steps * step <= HELD else max(HELD // 4 // step, length)
+
+
+def _chunks(b: Builder, parts: Parts, length: int) -> tuple[list[Value], Value]:
+    """All chunks of `length` steps together, then the steps that are left as a chunk of their own."""
+    count = parts.steps // length
+    main = count * length
+    if main < parts.steps:
+        return in_stretches(b, parts, main, lambda b, p: _chunks(b, p, min(length, p.steps)))
+    if count == 1:
+        cut = parts.map(lambda x: b.rename(x, TIME, STEP), steps=length, initial=parts.initial)
+    else:
+        cut = parts.map(
+            lambda x: b.split(x, TIME, CHUNK, STEP, length) if TIME in x.axes else x,
+            steps=length,
+            initial=parts.initial,
+        )
+    formula = segment(
+        before=tuple(q.before for q in parts.queries), pairs=len(parts.inputs), low_rank=parts.low_rank is not None
+    )
+    terms = Affine(b, Blocks(b, cut))
+    reads, state = _linked(b, parts, terms, formula, count)
+    full = {STEP: length, **({CHUNK: count} if count > 1 else {})}
+    reads = [b.expand(y, full) for y in reads]
+    if count == 1:
+        return [b.rename(y, STEP, TIME) for y in reads], state
+    return [b.merge(y, CHUNK, STEP, TIME) for y in reads], state
+
+
+def _linked(b: Builder, parts: Parts, terms: Affine, formula: Segment, count: int) -> tuple[list[Value], Value]:
+    """The chunks' formulas with the state handed from each to the next."""
+    change = terms.of(formula.state)
+    reads = [terms.of(term) for term in formula.reads]
+    if count == 1:
+        state = change.at(b, parts.initial)
+        state = zero_state(b, parts) if state is None else as_state(b, parts, state)
+        return [_some(b, y.at(b, parts.initial)) for y in reads], state
+    entering, state = _states(b, parts, change, count)
+    return [_some(b, y.at(b, entering)) for y in reads], state
+
+
+def _some(b: Builder, x: Value | None) -> Value:
+    return b.const(0.0) if x is None else x
+
+
+def _states(b: Builder, parts: Parts, change: Line, count: int) -> tuple[Value, Value]:
+    """The state that enters each chunk, along `_c`, and the one that leaves the last."""
+    initial = parts.initial if parts.initial is not None else zero_state(b, parts)
+    each = {CHUNK: count}
+    offset = b.expand(_some(b, change.offset), each)
+    slope = change.slope
+    if isinstance(slope, Span) and slope.rule != "dense" or slope is None or isinstance(slope, Same):
+        offset = b.cast(b.expand(offset, parts.state_sizes), parts.kind)
+        driven = b.concat([b.expand(initial, {CHUNK: 1}), offset], CHUNK)
+        if isinstance(slope, Span):
+            factor = b.pad(b.expand(slope.factor(b), each), CHUNK, 1, 0, 1.0)
+            states = b.affine_scan(factor, driven, CHUNK)
+        else:
+            states = b.cumulate("sum", driven, CHUNK) if slope is not None else driven
+        return b.slice(states, CHUNK, 0, count), b.at(states, CHUNK, count)
+    matrix = slope.value if isinstance(slope, Span) else slope
+
+    def body(
+        inner: Builder, carries: list[Value], here: list[Value], fixed: list[Value]
+    ) -> tuple[list[Value], list[Value]]:
+        (state,) = carries
+        moved = inner.contract(here[1] if len(here) == 2 else fixed[0], state, (KEY,))
+        return [inner.add(inner.rename(moved, ROW, KEY), here[0])], [state]
+
+    moving = CHUNK in matrix.axes
+    steps, constants = ([offset, matrix], []) if moving else ([offset], [matrix])
+    (state,), (entering,) = b.scan(CHUNK, body, [initial], steps, constants, length=count)
+    return entering, state
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """The slope of S₀ itself: the identity."""
+
+
+Slope = Value | Span | Same | None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """slope · S₀ + offset; None is zero.
+
+    A slope is an array with `_k` (contracted with the state's) and either `_i` (a row a step) or `_l` (a row an
+    entry of the new state), a Span (which acts as it is), or the identity.
+    """
+
+    slope: Slope
+    offset: Value | None
+
+    def at(self, b: Builder, state: Value | None) -> Value | None:
+        """The term's array for a given S₀ (None: zero)."""
+        if state is None or self.slope is None:
+            return self.offset
+        moved = applied(b, self.slope, state)
+        return moved if self.offset is None else b.add(moved, self.offset)
+
+
+def applied(b: Builder, slope: Value | Span | Same, state: Value) -> Value:
+    match slope:
+        case Same():
+            return state
+        case Span():
+            return slope.leave(b, state)
+        case Value():
+            return b.rename(b.contract(slope, state, (KEY,)), ROW, KEY)
+
+
+class Affine:
+    """The terms of the segment formula as lines, each computed once."""
+
+    def __init__(self, b: Builder, blocks: Blocks) -> None:
+        self.b, self.blocks = b, blocks
+        self.done: dict[Term, Line] = {}
+
+    def of(self, term: Term) -> Line:
+        if term not in self.done:
+            self.done[term] = self._of(term)
+        return self.done[term]
+
+    def _of(self, term: Term) -> Line:
+        match term:
+            case Incoming():
+                return Line(Same(), None)
+            case Given(column=column):
+                return Line(None, self.blocks.given(column))
+            case Plus(terms=terms):
+                lines = [self.of(t) for t in terms]
+                offsets = [x.offset for x in lines if x.offset is not None]
+                return Line(self._sum([x.slope for x in lines]), self.b.add(*offsets) if offsets else None)
+            case Dot(block=Entering(row=row)):
+                return self._entered(row_value=self.blocks.entering(row), of=self.of(term.of))
+            case Dot(block=Whole(), of=of):
+                return self._passed(self.of(of))
+            case Dot(block=Scores(row=row, column=column), of=of):
+                scores, line = self.blocks.scores(row, column), self.of(of)
+                if scores is None:
+                    return Line(None, None)
+                return self._each(line, lambda x: self.b.contract(scores, _as_source(self.b, x), (SOURCE, SOURCE_RANK)))
+            case Dot(block=Leaving(column=column), of=of):
+                leaving = self.blocks.leaving(column)
+                return self._left(leaving, self.of(of))
+            case Dot(block=Resolve(row=row, column=column), of=of):
+                scores, line = self.blocks.scores(row, column), self.of(of)
+                return line if scores is None else self._each(line, lambda x: resolved(self.b, scores, x))
+            case _:
+                assert_never(term)

@@ -1,0 +1,121 @@
+"""What a lowering carries with it: the builder, the signals' values, the sizes, the chosen forms, and the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from lowering.build import Builder
+from lowering.program import Program, Shape, Value
+from lowering.stream import StateType, Stream
+from mixer_ir.errors import AxisError
+from mixer_ir.expr import SOURCE, TIME, Axes, Expr, Process, Read, Rename, Signal, State
+from mixer_ir.functions import Kind
+from mixer_ir.node import Node, walk
+
+
+@dataclass(frozen=True, slots=True)
+class SignalType:
+    """A signal's axes, their sizes, and the kind of its numbers."""
+
+    axes: Axes
+    shape: Shape
+    kind: Kind = "real"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The form of one piece: its name, and the length of a chunk (or key block) where the form has one."""
+
+    form: str
+    chunk: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A program with the states that it takes (`state:<name>` among its inputs) and leaves (among its outputs)."""
+
+    program: Program
+    entering: Mapping[str, StateType]
+    states: Mapping[str, StateType]
+
+
+@dataclass(slots=True)
+class Context:
+    """One lowering under way.
+
+    rule     gives the value of an expression in a context (lowering/expressions.py)
+    memo     the value of every expression met so far
+    columns  of every expression whose earlier values matter, the value over these and the steps computed here
+    """
+
+    rule: Callable[[Context, Expr], Value]
+    b: Builder
+    signals: Mapping[str, Value]
+    sizes: Mapping[str, int]
+    forms: Mapping[Node, Choice]
+    stream: Stream
+    reads: Mapping[Process, tuple[Read, ...]] = field(default_factory=dict)
+    states: Mapping[State, Value] = field(default_factory=dict)
+    memo: dict[Expr, Value] = field(default_factory=dict)
+    columns: dict[tuple[Expr, int | None], Value] = field(default_factory=dict)
+
+    def of(self, e: Expr) -> Value:
+        """The value of an expression at the steps computed here."""
+        if e not in self.memo:
+            self.memo[e] = self.rule(self, e)
+        return self.memo[e]
+
+    def size(self, axis: str, where: str) -> int:
+        """The size of an axis; an axis that no signal has cannot be sized."""
+        if axis not in self.sizes:
+            raise AxisError(
+                f"{where} needs the size of axis {axis!r}, but no signal has it; known: {', '.join(self.sizes)}"
+            )
+        return self.sizes[axis]
+
+    @property
+    def length(self) -> int:
+        """How many steps are computed."""
+        return self.size(TIME, "a mixer")
+
+    def filled(self, x: Value, axes: Axes) -> Value:
+        """x repeated along those of `axes` that it lacks."""
+        return self.b.expand(x, {a: self.size(a, "an expression") for a in axes if a not in x.axes})
+
+    def backward(self) -> Context:
+        """The same with every signal reversed in time."""
+        self.stream.refuse("a matrix runs backward in time")
+        flipped = {name: self.b.flip(self.b.flip(v, TIME), SOURCE) for name, v in self.signals.items()}
+        return replace(self, signals=flipped, memo={}, columns={})
+
+    def history(self, e: Expr, span: int | None) -> Value:
+        """The value of `e` over the `span` steps before (None: all) and the steps computed here, along t."""
+        key = (e, span)
+        if key not in self.columns:
+            value = self.of(e)
+            if TIME in value.axes and self.stream.active:
+                label = f"cache_{e.name}" if isinstance(e, Signal) else "cache"
+                value = self.stream.latest(self.stream.name(label), value, span)
+            self.columns[key] = value
+        return self.columns[key]
+
+
+def sizes_of(root: Node, signals: Mapping[str, SignalType]) -> dict[str, int]:
+    """The size of every axis: those of the signals, then those that a renaming makes."""
+    sizes = {axis: n for s in signals.values() for axis, n in zip(s.axes, s.shape, strict=True)}
+    for here in walk(root):
+        if isinstance(here, Rename) and here.old in sizes:
+            sizes.setdefault(here.new, sizes[here.old])
+    if TIME in sizes:
+        sizes.setdefault(SOURCE, sizes[TIME])
+    return sizes
+
+
+def reads_of(root: Node) -> dict[Process, tuple[Read, ...]]:
+    """All reads of each process, in the order of the expression."""
+    found: dict[Process, tuple[Read, ...]] = {}
+    for here in walk(root):
+        if isinstance(here, Read):
+            found[here.process] = (*found.get(here.process, ()), here)
+    return found

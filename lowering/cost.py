@@ -1,0 +1,163 @@
+"""The price of a program on a device: operations, bytes, launches, memory and predicted time, operation by operation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import log2, prod
+from typing import assert_never
+
+from lowering import program as p
+from lowering.profile import Profile, on_curve
+from lowering.program import Program, Value
+
+SPECIAL = frozenset(
+    {"exp", "log", "log1p", "expm1", "sqrt", "sigmoid", "softplus", "tanh", "sin", "cos", "erf", "pow", "mod", "floordiv"}
+)
+BYTES_PER_REAL = {"bool": 0.25, "int": 2.0, "real": 1.0, "complex": 2.0}
+"""the size of a number in units of a real one (single precision)"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run takes.
+
+    operations  floating-point operations       bytes     read and written
+    launches    operations that compute         seconds   predicted time
+    held        the most bytes alive at once, inputs and outputs among them
+    """
+
+    operations: float = 0.0
+    bytes: float = 0.0
+    launches: float = 0.0
+    seconds: float = 0.0
+    held: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.operations + other.operations,
+            self.bytes + other.bytes,
+            self.launches + other.launches,
+            self.seconds + other.seconds,
+            max(self.held, other.held),
+        )
+
+    def times(self, n: int) -> Cost:
+        """n runs, one after the other."""
+        return Cost(self.operations * n, self.bytes * n, self.launches * n, self.seconds * n, self.held)
+
+
+def cost(program: Program, profile: Profile) -> Cost:
+    """The cost of one run of `program`; loops count their bodies as often as they turn."""
+    total = Cost()
+    live, inner = _liveness(program, profile)
+    for value in program.order:
+        total += operation_cost(value, profile)
+    return Cost(total.operations, total.bytes, total.launches, total.seconds, max(live, inner))
+
+
+def _liveness(program: Program, profile: Profile) -> tuple[float, float]:
+    """(the most bytes alive at once, the most while some loop's body runs)."""
+    last = {a: i for i, v in enumerate(program.order) for a in v.args}
+    kept = {*program.outputs, *program.inputs}
+    alive = sum(_bytes(v, profile) for v in program.inputs)
+    most = inside = alive
+    for i, v in enumerate(program.order):
+        if isinstance(v.op, p.Scan | p.Region):
+            body = cost(v.op.body, profile).held
+            out = sum(_bytes(o, profile) * _turns(v.op, j) for j, o in enumerate(v.op.body.outputs))
+            inside = max(inside, alive + body + out)
+            alive += out
+        elif not isinstance(v.op, p.Input) and not is_view(v):
+            alive += _bytes(v, profile)
+        most = max(most, alive)
+        for a in dict.fromkeys(v.args):
+            if last[a] == i and a not in kept and not is_view(a) and not isinstance(a.op, p.Scan | p.Region):
+                alive -= _bytes(a, profile)
+    return most, inside
+
+
+def _turns(op: p.Scan | p.Region, j: int) -> int:
+    return op.length if isinstance(op, p.Scan) and j >= op.carries else 1
+
+
+def is_view(value: Value) -> bool:
+    """Whether the operation only looks at its argument differently."""
+    match value.op:
+        case p.Expand() | p.Order() | p.Slice() | p.Rename() | p.Split() | p.Detach() | p.Pick() | p.Constant():
+            return True
+    return False
+
+
+def _entries(value: Value) -> float:
+    return float(prod(value.shape))
+
+
+def _bytes(value: Value, profile: Profile) -> float:
+    return _entries(value) * BYTES_PER_REAL[value.kind] * profile.width
+
+
+def _moved(value: Value, profile: Profile) -> float:
+    return _bytes(value, profile) + sum(_bytes(a, profile) for a in value.args)
+
+
+def operation_cost(value: Value, profile: Profile) -> Cost:
+    """The cost of one operation of a program."""
+    op, n = value.op, _entries(value)
+    wide = 4.0 if value.kind == "complex" else 1.0
+    moved = _moved(value, profile)
+    match op:
+        case p.Input() | p.Constant() | p.Pick():
+            return Cost()
+        case p.Expand() | p.Order() | p.Slice() | p.Rename() | p.Split() | p.Detach():
+            return Cost(seconds=profile.view)
+        case p.Merge() | p.Pad() | p.Concat() | p.Flip() | p.Iota() | p.Cast():
+            return Cost(0, moved, 1, profile.operation + moved / profile.copy)
+        case p.Map(fn=fn):
+            rate = profile.special if fn in SPECIAL else profile.entrywise
+            return Cost(n * wide, moved, 1, profile.operation + n * wide / rate)
+        case p.Contract():
+            return _contract(value, profile)
+        case p.Reduce():
+            read = _entries(value.args[0])
+            return Cost(read * wide, moved, 1, profile.operation + read * wide / profile.reduce)
+        case p.Cumulate():
+            return Cost(n * wide, moved, 1, profile.operation + n * wide / profile.cumulate)
+        case p.AffineScan(axis=axis):
+            turns = value.size(axis) * profile.affine_step
+            return Cost(2 * n * wide, moved, 1, profile.operation + turns + n * wide / profile.affine)
+        case p.Solve(row=row):
+            size = value.size(row)
+            each = prod(m for a, m in value.sizes.items() if a in value.args[0].axes and a != row)
+            flops = n * size * wide
+            return Cost(flops, moved, 1, profile.operation + each * profile.solve_each + flops / profile.solve)
+        case p.Transform(n=length):
+            work = n * log2(max(length, 2))
+            return Cost(5 * work, moved, 1, profile.operation + work / profile.fft)
+        case p.Take() | p.Put():
+            return Cost(n, moved, 1, profile.operation + 2 * moved / profile.copy)
+        case p.Scan(body=body, length=length):
+            per_step = body_cost(body, profile) + Cost(seconds=profile.step)
+            return per_step.times(length)
+        case p.Region(body=body):
+            return body_cost(body, profile)
+    assert_never(op)
+
+
+@lru_cache(maxsize=512)
+def body_cost(body: Program, profile: Profile) -> Cost:
+    """The cost of a loop's or a region's body; bodies are shared, so each is priced once."""
+    return cost(body, profile)
+
+
+def _contract(value: Value, profile: Profile) -> Cost:
+    """As matrix products: axes of the left alone (m), of the right alone (n), summed (k), of both (batch)."""
+    op, (x, y) = value.op, value.args
+    over = op.over if isinstance(op, p.Contract) else ()
+    k = prod(x.size(a) for a in over)
+    m = prod(s for a, s in x.sizes.items() if a not in y.axes)
+    n = prod(s for a, s in y.sizes.items() if a not in x.axes)
+    flops = 2.0 * _entries(value) * k * (4 if value.kind == "complex" else 1)
+    moved = _moved(value, profile)
+    seconds = flops / on_curve(profile.matmul, min(m, n, k)) + moved / profile.copy
+    return Cost(flops, moved, 1, profile.operation + seconds)

@@ -1,0 +1,60 @@
+"""The kind of number that an expression has, given those of its signals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from mixer_ir import expr as e
+from mixer_ir import matrix as m
+from mixer_ir.expr import Expr
+from mixer_ir.functions import WIDTH, Kind, result_kind
+from mixer_ir.node import Node, walk
+
+
+def kinds_in(root: Node, signals: Mapping[str, Kind]) -> dict[Node, Kind]:
+    """The kind of every expression, matrix and process below `root`, the root among them."""
+    kinds: dict[Node, Kind] = {}
+    for node in walk(root):
+        kinds[node] = _kind(node, kinds, signals)
+    return kinds
+
+
+def widest(kinds: Iterable[Kind], least: Kind = "bool") -> Kind:
+    return max((*kinds, least), key=WIDTH.__getitem__)
+
+
+def _kind(node: Node, kinds: Mapping[Node, Kind], signals: Mapping[str, Kind]) -> Kind:
+    below = [kinds[c] for c in node.children()]
+    match node:
+        case e.Literal(value=value):
+            return "bool" if isinstance(value, bool) else _number(value)
+        case e.Signal(name=name):
+            return signals[name]
+        case e.State():
+            return "real"
+        case e.Index() | e.Size():
+            return "int"
+        case e.Call(fn=fn, args=args) | m.Entrywise(fn=fn, args=args):
+            return result_kind(fn, tuple(kinds[a] for a in args))
+        case e.Take(table=table):
+            return kinds[table]
+        case e.Contract() | e.Cumulate():
+            return widest(below, "int")
+        case e.Reduce(fn=fn, of=of):
+            return widest((kinds[of],), "int" if fn == "sum" else "bool")
+        case m.Fourier():
+            return "complex"
+        case e.Process() | e.Read() | e.Apply() | e.Run() | e.Transition() | m.Softmax() | m.Normalize() | m.Cauchy():
+            return widest(below, "real")
+        case m.Mask(of=of) | m.Resets(of=of) | e.Delay(of=of):
+            return kinds[of]
+    return widest(below)
+
+
+def _number(value: e.Number) -> Kind:
+    return "int" if isinstance(value, int) else "real" if isinstance(value, float) else "complex"
+
+
+def kind_of(x: Expr, signals: Mapping[str, Kind]) -> Kind:
+    """The kind of one expression."""
+    return kinds_in(x, signals)[x]

@@ -1,0 +1,172 @@
+"""The planner: a form, and a chunk where the form has one, for every piece, by predicted time.
+
+Each piece is lowered by itself in every candidate form, its parts standing as inputs, and priced on the device's
+profile. The cheapest candidate that fits in memory is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lowering.context import Choice, SignalType, sizes_of
+from lowering.cost import Cost, cost
+from lowering.kinds import kinds_in
+from lowering.lower import lower
+from lowering.profile import Profile
+from lowering.program import Program
+from mixer_ir.expr import TIME, Apply, Expr, Literal, Process, Read, Run, Signal, call
+from mixer_ir.legal import legal
+from mixer_ir.node import Node
+from mixer_ir.pieces import Piece, pieces
+
+CHUNKS = (16, 32, 64, 128, 256)
+BLOCKS = (64, 128, 256, 512)
+SIZED = {"chunked": CHUNKS, "flash": BLOCKS}
+"""the forms that have a chunk, and the sizes that are tried"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compute a piece and what it would cost."""
+
+    choice: Choice
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class PiecePlan:
+    """A piece with, for every form, None or why it is not legal; the priced candidates; and the one chosen."""
+
+    piece: Piece
+    legal: Mapping[str, str | None]
+    candidates: tuple[Candidate, ...]
+    chosen: Choice
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The names of the legal forms."""
+        return tuple(f for f, reason in self.legal.items() if reason is None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plans of all pieces; `choices` is what lowering takes."""
+
+    pieces: tuple[PiecePlan, ...]
+
+    @property
+    def choices(self) -> dict[Node, Choice]:
+        return {p.piece.node: p.chosen for p in self.pieces}
+
+
+def plan(
+    expr: Expr,
+    signals: Mapping[str, SignalType],
+    profile: Profile,
+    *,
+    form: str = "auto",
+    chunk: int | None = None,
+    price_all: bool = False,
+) -> Plan:
+    """A form for every piece of `expr`.
+
+    form       taken by every piece that has it; the others, and all with "auto", take their cheapest
+    chunk      the chunk of every piece whose form has one; None: the cheapest
+    price_all  price every legal form, even where there is nothing to choose (for `explain`)
+    """
+    found = pieces(expr)
+    kinds = kinds_in(expr, {n: s.kind for n, s in signals.items()}) if found else {}
+    sizes = sizes_of(expr, signals)
+    made = []
+    for piece in found:
+        reasons = legal(piece)
+        forms = [f for f, reason in reasons.items() if reason is None]
+        wanted = [form] if form in forms else forms
+        tried = _choices(forms if price_all else wanted, chunk, sizes[TIME])
+        if len(tried) == 1 and not price_all:
+            made.append(PiecePlan(piece, reasons, (), tried[0]))
+            continue
+        alone = Alone.of(piece, signals, sizes, kinds)
+        priced = tuple(Candidate(c, cost(alone.program(c), profile)) for c in tried)
+        chosen = cheapest([c for c in priced if c.choice.form in wanted], profile).choice
+        made.append(PiecePlan(piece, reasons, priced, chosen))
+    return Plan(tuple(made))
+
+
+def cheapest(candidates: Sequence[Candidate], profile: Profile) -> Candidate:
+    """The fastest of those that fit in memory, or else the smallest."""
+    fitting = [c for c in candidates if c.cost.held <= profile.memory]
+    if fitting:
+        return min(fitting, key=lambda c: c.cost.seconds)
+    return min(candidates, key=lambda c: c.cost.held)
+
+
+def _choices(forms: Sequence[str], chunk: int | None, length: int) -> list[Choice]:
+    """Every form with every chunk worth trying; a chunk longer than the sequence is cut to it."""
+    choices: list[Choice] = []
+    for form in forms:
+        if form not in SIZED:
+            choices.append(Choice(form))
+            continue
+        chunks = [chunk] if chunk is not None else [c for c in SIZED[form] if c < length] or [length]
+        choices.extend(Choice(form, min(c, length)) for c in chunks)
+    return choices
+
+
+@dataclass
+class Alone:
+    """A piece by itself: its parts are signals."""
+
+    expr: Expr
+    node: Node
+    signals: dict[str, SignalType]
+
+    @classmethod
+    def of(
+        cls, piece: Piece, signals: Mapping[str, SignalType], sizes: Mapping[str, int], kinds: Mapping[Node, str]
+    ) -> Alone:
+        types: dict[str, SignalType] = {}
+        names: dict[Expr, Signal] = {}
+
+        def cut(node: Node) -> Node:
+            if not isinstance(node, Expr):
+                return node.with_children(cut)
+            if isinstance(node, Literal):
+                return node
+            if node not in names:
+                names[node] = Signal(name=f"_{len(names)}", axes=node.axes)
+                shape = tuple(sizes[a] for a in node.axes)
+                types[names[node].name] = SignalType(node.axes, shape, kinds[node])  # type: ignore[arg-type]
+            return names[node]
+
+        match piece.node:
+            case Process() as process:
+                own = process.with_children(cut)
+                reads: list[Expr] = [replace_read(r, own, cut) for r in piece.reads]
+                total = reads[0]
+                for r in reads[1:]:
+                    total = call("add", total, r)
+                return cls(total, own, types)
+            case Apply() as apply:
+                cut_apply = apply.with_children(cut)
+                return cls(cut_apply, cut_apply, types)
+            case Run() as run:
+                return cls(run, run, dict(signals))
+        raise AssertionError(f"a piece is a process, an application or a run, not {type(piece.node).__name__}")
+
+    def program(self, choice: Choice) -> Program:
+        made = lower(
+            self.expr,
+            returns=self.expr.axes,
+            signals=self.signals,
+            forms={self.node: choice},
+            initial=False,
+            final=False,
+        )
+        return made.program
+
+
+def replace_read(read: Read, process: Process, cut: object) -> Read:
+    """The same read-out of another process, its query cut."""
+    return replace(read, process=process, query=cut(read.query))  # type: ignore[operator]

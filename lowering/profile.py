@@ -1,0 +1,95 @@
+"""Device profiles: the measured rates by which programs are priced. `benchmarks/calibrate.py` prints one."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from math import exp, log
+
+Curve = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Rates in units a second, overheads in seconds.
+
+    matmul      floating-point operations, by the smallest of the three sizes of a product
+    entrywise   entries of + − × and the like           special     entries of exp, tanh, sigmoid …
+    reduce      entries summed                          cumulate    entries cumulated
+    affine      entries of an affine scan               affine_step its overhead a step
+    fft         n log₂ n of transforms                  solve       floating-point operations of triangular solves
+    copy        bytes moved                             memory      bytes that a program may hold at once
+    operation   overhead of one that computes           view        overhead of one that only looks differently
+    step        overhead of one turn of a loop
+    """
+
+    name: str
+    matmul: Curve
+    entrywise: float
+    special: float
+    reduce: float
+    cumulate: float
+    affine: float
+    affine_step: float
+    fft: float
+    solve: float
+    solve_each: float
+    copy: float
+    memory: float
+    operation: float
+    view: float
+    step: float
+    width: int = field(default=4)
+    """bytes of a real number"""
+
+
+def on_curve(curve: Curve, x: float) -> float:
+    """The rate at x: straight lines between the points, both axes logarithmic; level outside."""
+    xs = [point for point, _ in curve]
+    i = bisect_left(xs, x)
+    if i == 0 or i == len(curve):
+        return curve[min(i, len(curve) - 1)][1]
+    (x0, y0), (x1, y1) = curve[i - 1], curve[i]
+    share = (log(x) - log(x0)) / (log(x1) - log(x0))
+    return exp(log(y0) + share * (log(y1) - log(y0)))
+
+
+CPU = Profile(
+    name="cpu, 2 cores",
+    matmul=((1, 1.5e9), (4, 6e9), (16, 2.5e10), (64, 6e10), (256, 1.2e11)),
+    entrywise=8e8,
+    special=2.5e8,
+    reduce=1.2e9,
+    cumulate=2.5e8,
+    affine=2.5e8,
+    affine_step=4e-6,
+    fft=1.5e9,
+    solve=8e9,
+    solve_each=2e-6,
+    copy=5e9,
+    memory=4e9,
+    operation=4e-6,
+    view=1.2e-6,
+    step=2e-6,
+)
+
+GPU = Profile(
+    name="cuda",
+    matmul=((1, 2e11), (4, 1e12), (16, 5e12), (64, 2e13), (256, 4e13)),
+    entrywise=3e11,
+    special=2.5e11,
+    reduce=4e11,
+    cumulate=1e11,
+    affine=1e10,
+    affine_step=2e-5,
+    fft=5e11,
+    solve=5e11,
+    solve_each=1e-7,
+    copy=1.5e12,
+    memory=2e10,
+    operation=8e-6,
+    view=1.5e-6,
+    step=3e-6,
+)
+
+PROFILES = {"cpu": CPU, "cuda": GPU}

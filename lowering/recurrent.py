@@ -1,0 +1,73 @@
+"""The recurrent form: the update, step after step."""
+
+from __future__ import annotations
+
+import math
+
+from lowering.build import Builder
+from lowering.parts import KEY, RANK, ROW, Options, Parts, as_state, zero_state
+from lowering.program import Value
+from lowering.stretch import in_stretches
+from mixer_ir.expr import TIME
+
+SHORT = 64
+
+
+def lower(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value]:
+    """S_t = A_t S_{t−1} + Σ k_t v_tᵀ, one t after the other: a loop over √T stretches of √T steps.
+
+    The adjoint of a loop keeps the state that enters each step; nested, it keeps 2 √T states, not T.
+    """
+    length = options.stretch or (parts.steps if parts.steps <= SHORT else math.isqrt(parts.steps))
+    return in_stretches(b, parts, length, _steps)
+
+
+def step(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value]:
+    """A sequence of one step: the update itself, without a loop."""
+    single = parts.map(lambda x: b.at(x, TIME, 0) if TIME in x.axes else x, steps=1, initial=parts.initial)
+    reads, state = update(b, single, parts.initial)
+    return [b.expand(y, {TIME: 1}) for y in reads], state
+
+
+def _steps(b: Builder, parts: Parts) -> tuple[list[Value], Value]:
+    """The loop over steps; what is the same at every step stays outside it."""
+    arrays = parts.arrays
+    steps = [x for x in arrays if TIME in x.axes]
+    constants = [x for x in arrays if TIME not in x.axes]
+
+    def body(
+        inner: Builder, carries: list[Value], here: list[Value], fixed: list[Value]
+    ) -> tuple[list[Value], list[Value]]:
+        moving, still = iter(here), iter(fixed)
+        made = [next(moving) if TIME in x.axes else next(still) for x in arrays]
+        single = parts.with_arrays(made, steps=1, initial=carries[0])
+        reads, state = update(inner, single, carries[0])
+        return [state], reads
+
+    initial = parts.initial if parts.initial is not None else zero_state(b, parts)
+    (state,), reads = b.scan(TIME, body, [initial], steps, constants, length=parts.steps)
+    return reads, state
+
+
+def update(b: Builder, parts: Parts, state: Value | None) -> tuple[list[Value], Value]:
+    """One step on parts without t: the reads and the new state; a state of None is zero."""
+    terms = [b.mul(k, v) for k, v in parts.inputs]
+    if state is not None:
+        terms.append(_moved(b, parts, state))
+        if parts.low_rank:
+            x, y = parts.low_rank
+            terms.append(b.contract(x, b.contract(y, state, (KEY,)), (RANK,)))
+    new = as_state(b, parts, b.add(*terms) if terms else b.const(0.0))
+    before = zero_state(b, parts) if state is None else state
+    return [b.contract(q.vector, before if q.before else new, (KEY,)) for q in parts.queries], new
+
+
+def _moved(b: Builder, parts: Parts, state: Value) -> Value:
+    """The diagonal, or dense, part of the transition applied to the state."""
+    if parts.dense is not None:
+        return b.rename(b.contract(parts.dense, state, (KEY,)), ROW, KEY)
+    if parts.decay is None:
+        return state
+    return b.mul(state, b.map("exp", parts.decay) if parts.logs else parts.decay)
+
+

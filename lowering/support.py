@@ -1,0 +1,144 @@
+"""Which entries of a matrix are left: by masks for a softmax, by structure for a stream."""
+
+from __future__ import annotations
+
+from lowering.grid import Grid, every
+from lowering.program import Value
+from mixer_ir import matrix as m
+from mixer_ir.expr import SOURCE, TIME, Signal
+from mixer_ir.matrix import Matrix
+from mixer_ir.node import walk
+
+
+def has_source(M: Matrix) -> bool:
+    """Whether a part of M is over s."""
+    return any(SOURCE in x.axes for x in walk(M) if isinstance(x, Signal))
+
+
+def mask(M: m.Causal | m.Band | m.Mask, on: Grid) -> Value | None:
+    """What the modifier itself keeps; None: all."""
+    b = on.b
+    match M:
+        case m.Causal():
+            return b.map("le", on.s(), on.t())
+        case m.Band(before=before, after=after):
+            kept = [] if before is None else [b.map("lt", on.lag(), before)]
+            kept += [] if after is None else [b.map("le", -after, on.lag())]
+            return every(b, kept)
+        case m.Mask(mask=condition):
+            return on.both(condition)
+
+
+def left(M: Matrix, on: Grid) -> Value | None:
+    """Where a softmax of M counts: what no modifier masks, inside packed pieces and the sequence; None: everywhere.
+
+    An entry of a sum counts where one of its terms counts, one of a product of entries where all do.
+    """
+    kept, there = _left(M, on), on.there()
+    return every(on.b, [c for c in (kept, there) if c is not None])
+
+
+def _left(M: Matrix, on: Grid) -> Value | None:
+    b = on.b
+    match M:
+        case m.Causal(of=of) | m.Band(of=of) | m.Mask(of=of):
+            return _both(on, mask(M, on), _left(of, on))
+        case m.Decay(of=of):
+            return _both(on, b.map("le", on.s(), on.t()), _left(of, on))
+        case m.Resets(of=of, reset=reset):
+            return left(of, on.within(reset))
+        case m.Scale(of=of) | m.Normalize(of=of) | m.Softmax(of=of):
+            return _left(of, on)
+        case m.Transpose(of=of):
+            kept = _left(of, on.swapped())
+            if kept is None:
+                return None
+            return b.rename(b.rename(b.rename(kept, TIME, "_t"), SOURCE, TIME), "_t", SOURCE)
+        case m.Flip(of=of):
+            kept = _left(of, on.backward())
+            return None if kept is None else b.flip(b.flip(kept, TIME), SOURCE)
+        case m.Shift(of=of, by=by):
+            return _shifted(of, by, on)
+        case m.Entrywise(fn="mul", args=args):
+            return every(b, [c for c in (_left(x, on) for x in args) if c is not None])
+        case m.Sum(terms=args) | m.Entrywise(args=args):
+            some = [c for c in (_left(x, on) for x in args) if c is not None]
+            if len(some) < len(args):
+                return None
+            total = some[0]
+            for c in some[1:]:
+                total = b.map("or", total, c)
+            return total
+    return None
+
+
+def _shifted(of: Matrix, by: int, on: Grid) -> Value:
+    b, n = on.b, on.rows.size
+    on.ctx.stream.refuse("a softmax counts the entries of a shifted matrix")
+    inside = b.map("and", b.map("le", by, on.t()), b.map("lt", on.t(), n + by))
+    kept = left(of, on)
+    if kept is None:
+        return inside
+    moved = b.delay(b.cast(on.full(kept), "int"), TIME, by)
+    return b.map("and", inside, b.map("eq", moved, 1))
+
+
+def _both(on: Grid, x: Value | None, y: Value | None) -> Value | None:
+    return every(on.b, [c for c in (x, y) if c is not None])
+
+
+# ---------------------------------------------------------------------- structure
+
+ZERO_STAYS = ("neg", "sqrt", "abs", "sign", "tanh", "sin", "expm1", "log1p", "erf", "real", "imag", "conj")
+"""functions of one argument that leave 0 as it is"""
+
+
+def ahead(M: Matrix) -> Matrix | None:
+    """The node for which rows need columns after them; None: M is causal by its structure."""
+    match M:
+        case m.Diagonal() | m.Identity() | m.Semiseparable() | m.Causal() | m.Decay():
+            return None
+        case m.Toeplitz(anti=anti):
+            return None if anti is None else M
+        case m.Band(of=of, after=after):
+            return None if after is not None and after <= 0 else ahead(of)
+        case m.Mask(of=of) | m.Softmax(of=of) | m.Normalize(of=of) | m.Resets(of=of) | m.Scale(of=of):
+            return ahead(of)
+        case m.Shift(of=of, by=by):
+            return M if by < 0 and reach(of) != 0 else ahead(of)
+        case m.Sum(terms=parts) | m.Product(factors=parts):
+            return next((a for a in map(ahead, parts) if a is not None), None)
+        case m.Entrywise(fn="mul", args=args):
+            found = [ahead(x) for x in args]
+            return None if None in found else found[0]
+        case m.Entrywise(fn=fn, args=args) if fn in (*ZERO_STAYS, "add", "sub", "min", "max"):
+            return next((a for a in map(ahead, args) if a is not None), None)
+    return M
+
+
+def reach(M: Matrix) -> int | None:
+    """How many columns before its own a row needs; None: all of them."""
+    match M:
+        case m.Diagonal() | m.Identity():
+            return 0
+        case m.Band(of=of, before=before):
+            return _least(None if before is None else max(before - 1, 0), reach(of))
+        case m.Causal(of=of) | m.Scale(of=of) | m.Mask(of=of) | m.Softmax(of=of) | m.Normalize(of=of):
+            return reach(of)
+        case m.Resets(of=of) | m.Decay(of=of):
+            return reach(of)
+        case m.Sum(terms=parts):
+            each = [reach(x) for x in parts]
+            return None if None in each else max(x for x in each if x is not None)
+        case m.Entrywise(fn="mul", args=args):
+            total: int | None = None
+            for x in args:
+                total = _least(total, reach(x))
+            return total
+        case m.Entrywise(fn=fn, args=(of,)) if fn in ZERO_STAYS:
+            return reach(of)
+    return None
+
+
+def _least(x: int | None, y: int | None) -> int | None:
+    return min((n for n in (x, y) if n is not None), default=None)

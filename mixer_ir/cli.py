@@ -1,0 +1,175 @@
+"""The command line: `mixer-ir list | show | verify | prove | plot | demo`.
+
+Exit status: 0 done, 1 a check failed, 2 bad usage or bad input. Errors are one or two lines on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import mixer_ir as mx
+from mixer_ir.errors import MixerError, OptionError
+from mixer_ir.mixer import Mixer
+
+NAME_HELP = "a mixer of the catalog (see `mixer-ir list`), or a .json file written with mx.dumps"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except MixerError as error:
+        print(f"mixer-ir: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mixer-ir: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is quiet too
+        return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"mixer-ir: {message}\nsee `{self.prog} --help`\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="mixer-ir", description="A compiler for sequence mixers: one declaration, every form.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], help_: str, *, named: bool = True) -> Any:
+        sub = commands.add_parser(name, help=help_, description=help_)
+        sub.set_defaults(run=run)
+        if named:
+            sub.add_argument("name", metavar="NAME", help=NAME_HELP)
+        return sub
+
+    listing = command("list", _list, "the mixers of the catalog", named=False)
+    listing.add_argument("--json", action="store_true", help="for a program to read")
+
+    show = command("show", _show, "a mixer's equation, signals, structure, rewrites and legal forms")
+    show.add_argument("--json", action="store_true", help="for a program to read")
+
+    verify = command("verify", _verify, "every form on every backend against the dense matrix, values and gradients")
+    verify.add_argument("--lengths", type=_numbers, metavar="N,N…", help="sequence lengths (default 1,2,7,64,129)")
+    verify.add_argument("--seed", type=int, default=0, help="of the random signals (default 0)")
+    verify.add_argument("--json", action="store_true", help="for a program to read")
+
+    prove = command("prove", _prove, "a symbolic proof that all forms agree, for every length and every chunking")
+    prove.add_argument("--json", action="store_true", help="for a program to read")
+
+    plot = command("plot", _plot, "a picture of the mixing matrix on random signals")
+    plot.add_argument("--out", type=Path, metavar="FILE", help="the picture (default NAME.png)")
+    plot.add_argument("--length", type=int, default=64, metavar="T", help="time steps (default 64)")
+    plot.add_argument("--seed", type=int, default=0, help="of the random signals (default 0)")
+
+    demo = command("demo", _demo, "define, verify, prove, train, decode and draw, in a few minutes", named=False)
+    demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where pictures go (default out/)")
+    return parser
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers = tuple(int(part) for part in text.split(","))
+    if min(numbers) < 1:
+        raise argparse.ArgumentTypeError("lengths are at least 1")
+    return numbers
+
+
+def _mixers(name: str) -> dict[str, Mixer]:
+    """The mixers that a name on the command line stands for."""
+    if not name.endswith(".json"):
+        return dict(mx.catalog.get(name).mixers)
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"cannot read {name}: {error}") from error
+    mixer = mx.loads(text)
+    return {mixer.name: mixer}
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    entries = [mx.catalog.get(name) for name in mx.catalog.list()]
+    if arguments.json:
+        _print_json([{"name": e.name, "paper": e.paper, "year": e.year, "title": e.title} for e in entries])
+        return 0
+    width = max(len(e.name) for e in entries)
+    for e in entries:
+        print(f"{e.name:{width}}  {e.year}  {e.title} ({e.paper})")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    mixers = _mixers(arguments.name)
+    if arguments.json:
+        _print_json(
+            [
+                {
+                    "name": m.name,
+                    "signals": {name: list(axes) for name, axes in m.signals.items()},
+                    "returns": list(m.returns),
+                    "equation": str(m),
+                    "traits": m.traits.to_json(),
+                    "forms": list(m.forms()),
+                    "rules": [fired.name for fired in m.rules],
+                }
+                for m in mixers.values()
+            ]
+        )
+        return 0
+    for m in mixers.values():
+        print(f"{m}\n")
+        print(f"traits  {m.traits}")
+        print(f"forms   {', '.join(m.forms())}")
+        for fired in m.rules:
+            print(f"rule    {fired.name}: {fired.identity}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    options = {} if arguments.lengths is None else {"lengths": arguments.lengths}
+    reports = [mx.verify(m, seed=arguments.seed, **options) for m in _mixers(arguments.name).values()]
+    return _report(reports, arguments.json)
+
+
+def _prove(arguments: argparse.Namespace) -> int:
+    return _report([mx.prove(m) for m in _mixers(arguments.name).values()], arguments.json)
+
+
+def _report(reports: Sequence[Any], as_json: bool) -> int:
+    if as_json:
+        _print_json([report.to_json() for report in reports])
+    else:
+        print("\n\n".join(str(report) for report in reports))
+    return 0 if all(report.ok for report in reports) else 1
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    for i, (key, m) in enumerate(_mixers(arguments.name).items()):
+        out = arguments.out or Path(f"{Path(arguments.name).stem}.png")
+        out = out if i == 0 else out.with_stem(f"{out.stem}_{key}")
+        mx.plot(m, length=arguments.length, seed=arguments.seed, out=out)
+        print(f"wrote {out}")
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from mixer_ir import demo  # noqa: PLC0415  (trains models: brings scikit-learn and matplotlib)
+
+    return demo.run(arguments.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

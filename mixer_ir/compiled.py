@@ -1,0 +1,238 @@
+"""Compiled mixers: a mixer with a form and a backend, called on tensors; programs are made at the first call of a size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from backends import BACKENDS
+from lowering.context import Lowered, SignalType
+from lowering.lower import lower, lower_matrix
+from lowering.planner import Plan, plan
+from lowering.profile import CPU, PROFILES, Profile
+from mixer_ir.binding import Bound, bind, checked_options, kind_of, nearest
+from mixer_ir.cache import Cache
+from mixer_ir.errors import BackendError, FormError, OptionError, SignalError, StreamError
+from mixer_ir.explain import Explanation, explain
+from mixer_ir.expr import TIME, Axes, Signal, without
+from mixer_ir.legal import FORMS, forms, legal
+from mixer_ir.mixer import Mixer
+from mixer_ir.node import walk
+from mixer_ir.pieces import pieces
+from mixer_ir.running import Run, runner
+from mixer_ir.spec import dumps, loads
+from mixer_ir.streaming import StreamState, capacity, entering
+
+PLANNED_BACKENDS = ("native", "triton")
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "chunk": (
+        "the number of steps in a chunk (or of keys in a block), a whole number from 1; None: chosen by predicted time",
+        lambda x: x is None or (type(x) is int and x >= 1),
+    ),
+}
+"""option -> what it must be, in words and as a test"""
+
+
+def compile(mixer: Mixer, form: str = "auto", backend: str = "auto", **options: Any) -> CompiledMixer:
+    """A mixer made ready to run on tensors.
+
+    form      one of `mixer.forms()`, taken by every part of the mixer that has it; "auto": each part takes the form
+              that should be fastest at the sizes of the call
+    backend   "eager" (PyTorch, which "auto" takes), "reference" (NumPy, float64) or "symbolic" (SymPy, small sizes)
+    chunk=    the number of steps in a chunk; None or left out: chosen by predicted time
+
+    Errors: OptionError for an unknown form, backend or option; FormError for a form that this mixer does not have;
+    BackendError for a backend that is not here.
+    """
+    return CompiledMixer(mixer, form, backend, options)
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A program ready to run, with what was planned for it."""
+
+    plan: Plan
+    lowered: Lowered
+    run: Run
+
+
+class CompiledMixer:
+    """A mixer as a function of tensors: y = f(q=…, k=…, v=…).
+
+    Signals are given by name, their dimensions in the order of the annotation. Differentiable in every floating
+    signal and in the initial state. `mixer`, `form`, `backend` and `options` are what it was made of.
+    """
+
+    def __init__(self, mixer: Mixer, form: str, backend: str, options: Mapping[str, Any]) -> None:
+        if not isinstance(mixer, Mixer):
+            raise OptionError(
+                f"mx.compile takes a mixer (a function under @mx.mixer or @mx.recurrence), not {type(mixer).__name__}"
+            )
+        self.mixer = mixer
+        self.options = checked_options(options, OPTIONS)
+        self.form = checked_form(mixer, form)
+        self.backend = checked_backend(backend)
+        self._programs: Cache[Executable] = Cache(64)
+
+    # ------------------------------------------------------------------ calling
+
+    def __call__(
+        self,
+        *positional: Any,
+        initial_state: Mapping[str, Tensor] | None = None,
+        return_state: bool = False,
+        reset: Tensor | None = None,
+        **signals: Any,
+    ) -> Any:
+        """The mixer's output; with `return_state`, (output, state after the last step).
+
+        initial_state   the state before the first step, as returned by an earlier call; zero where it is left out
+        reset           (b t), true at the first position of every packed sequence: nothing passes from before it
+        """
+        if positional:
+            names = ", ".join(f"{n}=…" for n in self.mixer.signals)
+            raise SignalError(f"signals are given by name: {self.mixer.name}({names})")
+        if reset is not None:
+            if "reset" not in self.mixer.signals:
+                return self._with_reset(
+                    initial_state=initial_state, return_state=return_state, **signals, reset=reset
+                )
+            signals["reset"] = reset
+        elif "reset" in self.mixer.signals:
+            signals = {n: x for n, x in signals.items() if n != "reset"}
+        bound = bind(self.mixer.name, self.mixer.signals, signals)
+        y, state = self._advance(bound, initial_state, leave=return_state)
+        return (y, state) if return_state else y
+
+    def prefill(self, *positional: Any, **signals: Any) -> tuple[Tensor, StreamState]:
+        """(outputs of the whole sequence, the state after it), to go on with `step` or another call."""
+        y, state = self(*positional, **signals, return_state=True)
+        return y, state
+
+    def step(self, state: Mapping[str, Tensor] | None, *positional: Any, **signals: Any) -> tuple[Tensor, StreamState]:
+        """One step: (output at t, new state). Signals are given at t, without their time axis; state None: the first."""
+        mixer = self.mixer if "reset" not in signals else self.mixer.with_reset()
+        if positional:
+            raise SignalError(f"signals are given by name: step(state, {', '.join(f'{n}=…' for n in mixer.signals)})")
+        at_t = {n: without(a, (TIME,)) for n, a in mixer.signals.items()}
+        whole = {}
+        for name, x in signals.items():
+            axes = mixer.signals.get(name, ())
+            wanted = len(at_t.get(name, ()))
+            if TIME in axes and isinstance(x, Tensor) and x.dim() == wanted:
+                x = x.unsqueeze(axes.index(TIME))
+            elif TIME in axes and not isinstance(x, Tensor) and wanted == 0:
+                x = torch.as_tensor(x).reshape(1)
+            elif TIME in axes and isinstance(x, Tensor):
+                raise SignalError(
+                    f"{name} is given to step with {x.dim()} dimensions; a step takes it at one t, "
+                    f"with axes ({' '.join(at_t[name])})"
+                )
+            whole[name] = x
+        y, new = self(**whole, initial_state=state, return_state=True)
+        axis = self.mixer.returns.index(TIME)
+        return y.select(axis, 0), new
+
+    def matrix(self, **signals: Any) -> Tensor:
+        """The mixing matrix itself, axes (… t s): y_t = Σ_s M[t, s] v_s. The mixer's value signal may be left out."""
+        M = self.mixer.matrix_expr
+        used = {n.name for n in walk(M) if isinstance(n, Signal)}
+        declared = {n: a for n, a in self.mixer.signals.items() if n in used or n in signals}
+        bound = bind(f"the matrix of {self.mixer.name}", declared, signals)
+        order = (*(a for a in self.mixer.returns if a in M.axes), *(a for a in M.axes if a not in self.mixer.returns))
+
+        def build() -> Executable:
+            lowered = lower_matrix(M, returns=order, signals=types_of(bound))
+            return Executable(Plan(()), lowered, runner(self.backend, lowered.program))
+
+        made = self._programs.get(("matrix", bound.key), build)
+        return bound.returned(made.run(computed(bound))["y"])
+
+    # ------------------------------------------------------------------ looking
+
+    def explain(self, *positional: Any, **given: Any) -> Explanation:
+        """What was found and what would run: structure, rules, forms with their cost and why not the others.
+
+        given   the signals (tensors), or the sizes of axes: explain(b=2, t=1000, h=4, k=64, v=64)
+        """
+        if positional:
+            raise SignalError("explain takes signals by name, or the sizes of axes: explain(t=1000, …)")
+        return explain(self.mixer, self.form, self.backend, self.options, given)
+
+    def kernels(self, target: str) -> NoReturn:
+        """The kernels generated for a device: BackendError, as this version has no backend that generates any."""
+        if target not in TARGETS:
+            raise OptionError(f"there is no target {target!r}{nearest(target, TARGETS)}; targets: {', '.join(TARGETS)}")
+        raise BackendError(
+            f"no kernels for {target}: this version has no backend that generates kernels; backends: {', '.join(BACKENDS)}"
+        )
+
+    def __repr__(self) -> str:
+        options = "".join(f", {n}={v!r}" for n, v in self.options.items())
+        return f"<compiled {self.mixer.name}: form {self.form}, backend {self.backend}{options}>"
+
+    def __copy__(self) -> CompiledMixer:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledMixer:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (dumps(self.mixer), self.form, self.backend, dict(self.options))
+
+    # ------------------------------------------------------------------ the work
+
+    @cached_property
+    def _with_reset(self) -> CompiledMixer:
+        return CompiledMixer(self.mixer.with_reset(), self.form, self.backend, self.options)
+
+    def _advance(
+        self, bound: Bound, state: Mapping[str, Tensor] | None, *, leave: bool
+    ) -> tuple[Tensor, StreamState | None]:
+        length = bound.sizes[TIME]
+        before = StreamState.of(state)
+        past, used = (before.columns, before.length) if before is not None else (0, 0)
+        room = capacity(used + length, past) if leave else None
+        key = ("run", bound.key, before is not None, leave, past, room)
+        made = self._programs.get(key, lambda: self._executable(bound, before is not None, leave, past, room))
+        arrays = computed(bound)
+        if before is not None:
+            arrays |= entering(self.mixer.name, made.lowered.entering, before, bound)
+        out = made.run(arrays)
+        after = None
+        if leave:
+            states = {n: out[f"state:{n}"] for n in made.lowered.states}
+            after = StreamState(states, length=used + length, types=made.lowered.states)
+        return bound.returned(out["y"]), after
+
+    def _executable(self, bound: Bound, initial: bool, leave: bool, past: int, room: int | None) -> Executable:
+        signals, body = types_of(bound), self.mixer.expr
+        one_step = bound.sizes[TIME] == 1 and (initial or leave)
+        form = "recurrent" if one_step and self.form == "auto" else self.form
+        chosen = plan(body, signals, profile_of(bound.device), form=form, chunk=self.options.get("chunk"))
+        lowered = lower(
+            body,
+            returns=self.mixer.returns,
+            signals=signals,
+            forms=chosen.choices,
+            initial=initial,
+            final=leave,
+            past=past,
+            room=room,
+        )
+        return Executable(chosen, lowered, runner(self.backend, lowered.program))
+
+
+def _again(text: str, form: str, backend: str, options: Mapping[str, Any]) -> CompiledMixer:
+    return CompiledMixer(loads(text), form, backend, options)
+
+
+def types_of(bound: Bound) -> dict[str, SignalType]:
+    """What lowering needs to know of the signals of a call."""
+    raise NotImplementedError

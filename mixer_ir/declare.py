@@ -1,0 +1,312 @@
+"""Declarations: a Python function with axes for annotations, run once on symbols."""
+
+from __future__ import annotations
+
+import __future__
+import builtins
+import difflib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FunctionType
+from typing import Any, overload
+
+from mixer_ir.check import check, check_states, show
+from mixer_ir.errors import AxisError, DeclarationError, MixerError, one_of
+from mixer_ir.expr import BATCH, SOURCE, TIME, Axes, Expr, Index, Rename, Run, Signal, Size, as_expr, parse_axes, union, without
+from mixer_ir.expr import State as StateBefore
+from mixer_ir.linear import depends
+from mixer_ir.matrix import Matrix
+from mixer_ir.mixer import RESET, Mixer, result_axes
+from mixer_ir.node import walk
+from mixer_ir.resets import with_resets
+from mixer_ir.substitute import recurrence as recurrence_of
+from mixer_ir.substitute import run_axes
+from mixer_ir.tracing import TRACE, Trace
+
+TAKEN = ("initial_state", "return_state")
+
+
+class State:
+    """Marks a recurrence's state and names its own axes: `S: mx.State("k v")`."""
+
+    def __init__(self, axes: str = "") -> None:
+        if not isinstance(axes, str):
+            raise DeclarationError(f"mx.State takes axes as one string, as in mx.State('k v'), not {axes!r}")
+        self.axes = parse_axes(axes, of="mx.State")
+
+    def __repr__(self) -> str:
+        return f"State({' '.join(self.axes)!r})"
+
+
+@overload
+def mixer(function: Callable[..., Any], /) -> Mixer: ...
+@overload
+def mixer(
+    *, paper: str = "", year: int | None = None, name: str | None = None, value: str | None = None
+) -> Callable[[Callable[..., Any]], Mixer]: ...
+def mixer(function: Any = None, /, **facts: Any) -> Any:
+    """Declare a mixer: a function of signals, annotated with their axes, that returns M @ v or an expression of such.
+
+    `paper`, `year` and `name` are facts to keep; `value` names the signal that the matrix is applied to, where the
+    declaration leaves a choice.
+    """
+    return _decorator(_mixer_body, function, facts, "mixer")
+
+
+@overload
+def recurrence(function: Callable[..., Any], /) -> Mixer: ...
+@overload
+def recurrence(
+    *, paper: str = "", year: int | None = None, name: str | None = None, value: str | None = None
+) -> Callable[[Callable[..., Any]], Mixer]: ...
+def recurrence(function: Any = None, /, **facts: Any) -> Any:
+    """Declare a recurrence: a function of states, then signals, that returns the new states in order, then the output.
+
+    States come first, annotated `mx.State("k v")`. The facts are those of `mixer`.
+    """
+    return _decorator(_recurrence_body, function, facts, "recurrence")
+
+
+Body = Callable[["Declaration"], tuple[Expr, Axes]]
+
+
+def _decorator(body: Body, function: Any, facts: Mapping[str, Any], word: str) -> Any:
+    known = {"paper": str, "year": int, "name": str, "value": str}
+    for key, fact in facts.items():
+        if key not in known:
+            raise DeclarationError(f"@mx.{word} has no option {key!r}; it has {one_of(known)}")
+        if fact is not None and not isinstance(fact, known[key]):
+            raise DeclarationError(f"@mx.{word}({key}={fact!r}): {key} is a {known[key].__name__}")
+    if function is None:
+        return lambda f: _declared(Declaration(f, facts, sys._getframe(1).f_locals, word), body)
+    return _declared(Declaration(function, facts, sys._getframe(2).f_locals, word), body)
+
+
+class Declaration:
+    """A function being read: its states, signals and return axes, and the way to run it once."""
+
+    def __init__(self, function: Any, facts: Mapping[str, Any], local: Mapping[str, Any], word: str) -> None:
+        if not isinstance(function, FunctionType):
+            raise DeclarationError(f"@mx.{word} stands over a function, not over {function!r}")
+        self.function, self.facts, self.local, self.word = function, facts, local, word
+        self.name: str = facts.get("name") or function.__name__
+        self.states: dict[str, Axes] = {}
+        self.signals: dict[str, Axes] = {}
+        self.returns: Axes | None = None
+        signature = inspect.signature(function)
+        for parameter in signature.parameters.values():
+            self._read(parameter)
+        if signature.return_annotation is not inspect.Signature.empty:
+            axes = self._evaluated(signature.return_annotation, "its return")
+            if not isinstance(axes, str):
+                raise DeclarationError(f"{self.name}: the return annotation is axes, as in -> 'b t h v', not {axes!r}")
+            self.returns = parse_axes(axes, of=f"{self.name}, return annotation")
+
+    def _read(self, parameter: inspect.Parameter) -> None:
+        name, where = parameter.name, f"{self.name}: {parameter.name}"
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise DeclarationError(f"{where} stands for any number of arguments; name each signal with its axes")
+        if parameter.default is not parameter.empty:
+            raise DeclarationError(f"{where} has a default; a signal has none, and a constant is written in the body")
+        if parameter.annotation is parameter.empty:
+            raise DeclarationError(f"{where} has no axes; annotate it, as in {name}: 'b t h k' (a state: mx.State('k v'))")
+        if name in TAKEN:
+            raise DeclarationError(f"{where}: this name is an argument of compiled mixers; call the signal differently")
+        axes = self._evaluated(parameter.annotation, name)
+        if isinstance(axes, State) or axes is State:
+            if axes is State or self.word == "mixer":
+                raise DeclarationError(
+                    f"{where} is a state; states belong to @mx.recurrence" if self.word == "mixer"
+                    else f"{where}: write the state's axes, as in mx.State('k v'), or mx.State('') for a scalar"
+                )  # fmt: skip
+            if self.signals:
+                raise DeclarationError(f"{where} is a state; states are the first parameters, before {next(iter(self.signals))}")
+            self.states[name] = axes.axes
+        elif isinstance(axes, str):
+            self.signals[name] = parse_axes(axes, of=where)
+        else:
+            raise DeclarationError(f"{where} is annotated with {axes!r}; write its axes, as in {name}: 'b t h k'")
+
+    def _evaluated(self, annotation: Any, what: str) -> Any:
+        """What an annotation means; under `from __future__ import annotations` it is text to be evaluated first."""
+        if not self.function.__code__.co_flags & __future__.annotations.compiler_flag:
+            return annotation
+        closure = inspect.getclosurevars(self.function).nonlocals
+        try:
+            return eval(annotation, self.function.__globals__, {**self.local, **closure})
+        except Exception as e:
+            raise DeclarationError(f"{self.name}: the annotation {annotation} of {what} cannot be read: {e}") from e
+
+    def run(self, **symbols: Expr) -> Any:
+        """What the function returns for symbols; any error says where in it."""
+        token = TRACE.set(Trace(state_axes=union(*self.states.values())))
+        try:
+            return self.function(**symbols)
+        except MixerError as e:
+            raise type(e)(f"{self.where(e)}: {e}") from e
+        except NameError as e:
+            raise DeclarationError(f"{self.where(e)}: {e}{self._nearest(e.name, self._names())}") from e
+        except AttributeError as e:
+            near = self._nearest(e.name, [n for n in dir(e.obj) if not n.startswith("_")]) if e.name else ""
+            raise DeclarationError(f"{self.where(e)}: {e}{near}") from e
+        except Exception as e:
+            raise DeclarationError(
+                f"{self.where(e)}: {type(e).__name__}: {e} (a declaration computes with signals, numbers and mx functions alone)"
+            ) from e
+        finally:
+            TRACE.reset(token)
+
+    def where(self, error: BaseException) -> str:
+        """The mixer, and the line of its declaration that an error comes from."""
+        line, trace = None, error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code is self.function.__code__:
+                line = trace.tb_lineno
+            trace = trace.tb_next
+        file = Path(self.function.__code__.co_filename).name
+        return self.name if line is None else f"{self.name} ({file}, line {line})"
+
+    def _names(self) -> list[str]:
+        return [*self.states, *self.signals, *self.function.__globals__, *dir(builtins)]
+
+    @staticmethod
+    def _nearest(name: str | None, names: list[str]) -> str:
+        near = difflib.get_close_matches(name or "", names, n=1)
+        return f"; did you mean {near[0]}?" if near else ""
+
+
+def _declared(declaration: Declaration, body: Body) -> Mixer:
+    """The mixer that a declaration means."""
+    expr, axes = body(declaration)
+    name, signals = declaration.name, declaration.signals
+    returns = _returns(declaration, expr, axes)
+    _sized(declaration, expr)
+    try:
+        for n in walk(expr):
+            check(n)
+        check_states(expr)
+    except MixerError as e:
+        raise type(e)(f"{name}: {e}") from e
+    if RESET in signals and not depends(expr, RESET):
+        expr = with_resets(expr, Signal(name=RESET, axes=signals[RESET]), of=name)
+    facts = declaration.facts
+    value = facts.get("value")
+    if value is not None and value not in signals:
+        raise DeclarationError(f"{name}: value={value!r} is none of its signals {one_of(signals)}")
+    return Mixer(
+        name=name,
+        signals=signals,
+        body=expr,
+        returns=returns,
+        doc=inspect.getdoc(declaration.function) or "",
+        paper=facts.get("paper") or "",
+        year=facts.get("year"),
+        declared_value=value,
+    )
+
+
+def _mixer_body(declaration: Declaration) -> tuple[Expr, Axes]:
+    name = declaration.name
+    result = declaration.run(**{n: Signal(name=n, axes=a) for n, a in declaration.signals.items()})
+    match result:
+        case Expr():
+            return result, result_axes(declaration.signals, result.axes)
+        case Matrix():
+            raise DeclarationError(f"{name} returns a matrix; apply it to a signal: return M @ v")
+        case None:
+            raise DeclarationError(f"{name} returns nothing; end it with return M @ v")
+        case tuple() | list():
+            raise DeclarationError(f"{name} returns {len(result)} values; a mixer has one output (declare one mixer for each)")
+    raise DeclarationError(f"{name} returns {result!r}; a mixer returns an expression of its signals, as M @ v")
+
+
+def _recurrence_body(declaration: Declaration) -> tuple[Expr, Axes]:
+    name, count = declaration.name, len(declaration.states)
+    if not count:
+        raise DeclarationError(f"{name} declares no state; annotate its first parameters as in S: mx.State('k v')")
+    for state, axes in declaration.states.items():
+        for a in axes:
+            if a in (BATCH, TIME, SOURCE):
+                raise AxisError(f"{name}: state {state} has the axis {a}; a state's axes are its own, without b, t and s")
+    states = tuple(StateBefore(name=n, axes=a) for n, a in declaration.states.items())
+    signals = {n: Signal(name=n, axes=a) for n, a in declaration.signals.items()}
+    trace_result = declaration.run(**{s.name: s for s in states}, **signals)
+    wanted = f"the new {one_of(list(declaration.states))} in order, then the output"
+    if not isinstance(trace_result, tuple | list):
+        raise DeclarationError(f"{name} returns one value; a recurrence returns {wanted}")
+    if len(trace_result) != count + 1:
+        raise DeclarationError(f"{name} returns {len(trace_result)} values instead of {count + 1}: {wanted}")
+    for value in trace_result:
+        if isinstance(value, Matrix):
+            raise DeclarationError(f"{name} returns a matrix; a recurrence returns {wanted}")
+    try:
+        *new, output = (as_expr(value) for value in trace_result)
+        updates = tuple(_in_place(s, e, declaration) for s, e in zip(states, new, strict=True))
+        body = recurrence_of(name, states, updates, output, None)
+    except MixerError as e:
+        raise type(e)(f"{name}: {e}") from e
+    for state, update in zip(states, updates, strict=True):
+        foreign = [a for a in update.axes if a in union(*declaration.states.values()) and a not in state.axes]
+        if foreign:
+            raise AxisError(
+                f"{name}: state {state.name} has axes {show(state.axes)}, but its new value has {show(update.axes)}; "
+                f"contract or sum over {foreign[0]}, or declare it: {state.name}: mx.State('{' '.join((*state.axes, *foreign))}')"
+            )
+    axes = run_axes(body, union(*declaration.signals.values()))
+    return Run(recurrence=body, axes=axes), axes
+
+
+def _in_place(state: StateBefore, new: Expr, declaration: Declaration) -> Expr:
+    """The new value of a state; where a matrix left it on a row axis (A: 'm n'), that is called by the state's again."""
+    missing = [a for a in state.axes if a not in new.axes]
+    if len(missing) != 1:
+        return new
+    gone = missing[0]
+    own = union(*declaration.states.values())
+    extra = [a for a in without(new.axes, (BATCH, TIME, SOURCE, *own))]
+    beside = [a for a in extra if any({a, gone} <= set(axes) for axes in declaration.signals.values())]
+    timeless = [a for a in beside if not any({a, TIME} <= set(axes) for axes in declaration.signals.values())]
+    rows = beside if len(beside) == 1 else timeless
+    if len(rows) == 1:
+        return Rename(of=new, old=rows[0], new=gone)
+    if len(rows) > 1:
+        raise AxisError(
+            f"the new value of state {state.name} has axes {show(new.axes)} and lacks {gone}; say which axis is to be {gone}, "
+            f"as in mx.rename(x, {rows[0]}='{gone}')"
+        )
+    return new
+
+
+def _returns(declaration: Declaration, expr: Expr, axes: Axes) -> Axes:
+    name, given = declaration.name, declaration.returns
+    if SOURCE in axes:
+        raise AxisError(f"{name}: the result has axes {show(axes)}; s is the source's time and must be mixed away by a matrix")
+    if TIME not in axes:
+        raise AxisError(f"{name}: the result has axes {show(axes)}, without the time axis t; a mixer gives a value at every t")
+    if given is None:
+        return axes
+    if set(given) != set(axes):
+        odd = [a for a in (*given, *axes) if (a in given) != (a in axes)]
+        raise AxisError(
+            f"{name}: the return annotation says {show(given)}, but the result has axes {show(axes)}; they differ in {one_of(odd)}"
+        )
+    return given
+
+
+def _sized(declaration: Declaration, expr: Expr) -> None:
+    """Every axis must get its size from some signal."""
+    known = {a for axes in declaration.signals.values() for a in axes}
+    nodes = list(walk(expr))
+    known |= {n.new for n in nodes if isinstance(n, Rename)}
+    for n in nodes:
+        unknown = [a for a in getattr(n, "axes", ()) if a not in known] if isinstance(n, Index | StateBefore) else []
+        if isinstance(n, Size) and n.axis not in known:
+            unknown = [n.axis]
+        if unknown:
+            what = f"state {n.name}" if isinstance(n, StateBefore) else "mx.index or mx.size"
+            raise AxisError(
+                f"{declaration.name}: {what} has the axis {unknown[0]}, which no signal has, so that its size is not known; "
+                f"the signals have {show(tuple(sorted(known)))}"
+            )

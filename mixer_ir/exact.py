@@ -1,0 +1,389 @@
+"""Exact equality of formulas: Laurent polynomials over the rationals in symbols, exponentials and other functions.
+
+A formula becomes Σ c · Π g^n over generators g: symbols, exp of a monomial (so that exp(a + b) = exp(a) exp(b)),
+exp(i x), inverses of sums, and functions of anything else, which are symbols of their own. Two formulas are equal
+when their difference, with all inverses cleared, has no terms: for rational functions of these generators that is a
+decision, not a sample. Numbers are read as the decimals they were written as.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import sympy
+
+Key: TypeAlias = int
+"""a monomial Π g_i^{n_i} as Σ n_i · 2^(20 i): products of monomials are sums of keys"""
+Terms: TypeAlias = dict[Key, Fraction | int]
+BITS = 20
+
+
+class Ring:
+    """The generators that have turned up so far, and the polynomials in them."""
+
+    def __init__(self) -> None:
+        self.index: dict[Any, int] = {}
+        self.names: list[Any] = []
+        self.memo: dict[Any, Terms] = {}
+        self.i = self.generator("i")
+        self.bases: list[tuple[float, Fraction]] = []
+
+    # ------------------------------------------------------------------ generators
+
+    def generator(self, name: Any) -> Terms:
+        """The generator called `name` as a polynomial."""
+        if name not in self.index:
+            self.index[name] = len(self.names)
+            self.names.append(name)
+        return {1 << (BITS * self.index[name]): 1}
+
+    def powers(self, key: Key) -> dict[int, int]:
+        """The exponents in a monomial, by generator."""
+        out, half, i = {}, 1 << (BITS - 1), 0
+        while key:
+            low = key & ((1 << BITS) - 1)
+            n = low - (1 << BITS) if low >= half else low
+            if n:
+                out[i] = n
+            key, i = (key - n) >> BITS, i + 1
+        return out
+
+    # ------------------------------------------------------------------ arithmetic
+
+    def mul(self, x: Terms, y: Terms) -> Terms:
+        if len(x) > len(y):
+            x, y = y, x
+        out: Terms = {}
+        get = out.get
+        for k, a in x.items():
+            for l, b in y.items():
+                out[k + l] = get(k + l, 0) + a * b
+        return {k: c for k, c in out.items() if c}
+
+    def power(self, x: Terms, n: int) -> Terms:
+        if n < 0:
+            return self.power(self.inverse(x), -n)
+        out: Terms = {0: 1}
+        for _ in range(n):
+            out = self.mul(out, x)
+        return out
+
+    def inverse(self, x: Terms) -> Terms:
+        """1 / x: of a monomial a monomial, of a sum a generator of its own."""
+        x = self.settled(x)
+        if not x:
+            raise ZeroDivisionError("an inverse of zero")
+        if len(x) == 1:
+            ((key, c),) = x.items()
+            return {-key: Fraction(1) / c}
+        if self.conjugate(x) != x:
+            whole = self.mul(x, self.conjugate(x))
+            return self.mul(self.conjugate(x), self.inverse(whole))
+        lead = min(x)
+        c = x[lead]
+        shifted = {k - lead: Fraction(v) / c for k, v in x.items()}
+        made = self.generator(("inverse", frozenset(shifted.items())))
+        return self.mul({-lead: Fraction(1) / c}, made)
+
+    def conjugate(self, x: Terms) -> Terms:
+        """Complex conjugate: symbols and functions are real, i and exp(i x) are turned over."""
+        out: Terms = {}
+        for key, c in x.items():
+            for g, n in self.powers(key).items():
+                name = self.names[g]
+                if name == "i":
+                    c = -c if n % 2 else c
+                elif isinstance(name, tuple) and name[0] == "turn":
+                    key -= 2 * n << (BITS * g)
+            out[key] = out.get(key, 0) + c
+        return out
+
+    # ------------------------------------------------------------------ reading a formula
+
+    def read(self, x: Any) -> Terms:
+        """A SymPy expression (or a Python number) as a polynomial."""
+        if isinstance(x, sympy.Basic):
+            if x not in self.memo:
+                self.memo[x] = self.settled(self._read(x))
+            return self.memo[x]
+        return self._number(x)
+
+    def _number(self, x: Any) -> Terms:
+        if isinstance(x, complex):
+            return add(self._number(x.real), self.mul(self.i, self._number(x.imag)))
+        value = decimal(float(x)) if isinstance(x, float) else Fraction(x)
+        return {0: value} if value else {}
+
+    def _read(self, x: Any) -> Terms:
+        match x:
+            case sympy.Rational():
+                return self._number(Fraction(int(x.p), int(x.q)))
+            case sympy.Float():
+                return self._number(float(x))
+            case sympy.Symbol():
+                return self.generator(x.name)
+            case sympy.Add():
+                total: Terms = {}
+                for part in x.args:
+                    total = add(total, self.read(part))
+                return total
+            case sympy.Mul():
+                made: Terms = {0: 1}
+                for part in sorted(x.args, key=lambda p: len(self.read(p))):
+                    made = self.mul(made, self.read(part))
+                return made
+            case sympy.Pow():
+                return self._pow(x.base, x.exp)
+        if x is sympy.I:
+            return self.i
+        if x is sympy.E:
+            return self.exp({0: 1})
+        if x is sympy.pi:
+            return self.generator("pi")
+        if x is sympy.true or x is sympy.false:
+            return {0: 1} if x else {}
+        return self._function(x)
+
+    def _pow(self, base: Any, exponent: Any) -> Terms:
+        if base is sympy.E:
+            return self.exp(self.read(exponent))
+        if exponent.is_Integer:
+            return self.power(self.read(base), int(exponent))
+        if exponent.is_Rational and exponent.q == 2:
+            return self.power(self._sqrt(self.read(base)), int(exponent.p))
+        if base.is_number and base.is_positive:
+            return self.exp(self.mul(self.read(exponent), self._number(math.log(float(base)))))
+        return self.exp(self.mul(self.read(exponent), self._log(self.read(base))))
+
+    def _sqrt(self, x: Terms) -> Terms:
+        if x in ({0: 2}, {0: 3}):
+            turn = self.turn("pi", Fraction(1, 4) if x == {0: 2} else Fraction(1, 6))
+            return add(turn, self.power(turn, -1))
+        return self.generator(("sqrt", frozenset(x.items())))
+
+    def _function(self, x: Any) -> Terms:
+        name = type(x).__name__
+        args = [self.read(a) for a in x.args]
+        if (meaning := FUNCTIONS.get(name)) is not None:
+            return meaning(self, *args)
+        return self.generator((name, *(frozenset(self.cleared(a).items()) for a in args)))
+
+    def _log(self, x: Terms) -> Terms:
+        if len(x) == 1:  # a monomial of exponentials: log exp(a) = a
+            ((key, c),) = x.items()
+            parts = {self.names[g]: n for g, n in self.powers(key).items()}
+            if c == 1 and all(isinstance(p, tuple) and p[0] == "exp" for p in parts):
+                return total(scaled(dict(p[1]), n * p[2]) for p, n in parts.items())
+        return self.generator(("log", frozenset(x.items())))
+
+    # ------------------------------------------------------------------ exponentials
+
+    def exp(self, x: Terms) -> Terms:
+        """exp Σ c m = Π exp(m)^c; exp(c log p) = p^c for whole c; exp(i x) is a turn."""
+        made: Terms = {0: 1}
+        for key, c in self.settled(x).items():
+            made = self.mul(made, self._exp_term(key, Fraction(c)))
+        return made
+
+    def _exp_term(self, key: Key, c: Fraction) -> Terms:
+        powers = self.powers(key)
+        i = self.index["i"]
+        if key == 0:
+            return self._exp_number(float(c))
+        if i in powers:
+            rest = key - (powers[i] << (BITS * i))
+            return self.turn(self.names[next(iter(powers.keys() - {i}))] if self._is_pi(rest) else rest, c)
+        names = [self.names[g] for g in powers]
+        if len(names) == 1 and isinstance(names[0], tuple) and names[0][0] == "log" and c.denominator == 1:
+            return self.power(dict(names[0][1]), int(c))
+        return self.power(self.generator(("exp", frozenset({key: 1}.items()), Fraction(1, c.denominator))), c.numerator)
+
+    def _is_pi(self, key: Key) -> bool:
+        return [(self.names[g], n) for g, n in self.powers(key).items()] == [("pi", 1)]
+
+    def turn(self, of: Any, c: Fraction) -> Terms:
+        """exp(i c · of)."""
+        return self.power(self.generator(("turn", of, Fraction(1, c.denominator))), c.numerator)
+
+    def _exp_number(self, x: float) -> Terms:
+        """exp of a number: a whole power of the first such number it is a multiple of."""
+        for base, value in self.bases:
+            n = x / base
+            if abs(n - round(n)) < 1e-9 and abs(n) < 1000:
+                return {0: value ** round(n)}
+        if x == 0:
+            return {0: 1}
+        self.bases.append((x, decimal(math.exp(x))))
+        return {0: self.bases[-1][1]}
+
+    # ------------------------------------------------------------------ relations and equality
+
+    def settled(self, x: Terms) -> Terms:
+        """With i² = −1, √p² = p, and p · (1/p) left for `cleared`."""
+        out: Terms = {}
+        i = self.index["i"]
+        for key, c in x.items():
+            powers = self.powers(key)
+            if not -1 < powers.get(i, 0) < 2:
+                n = powers[i] % 4
+                key, c = key - ((powers[i] - n % 2) << (BITS * i)), (-c if n >= 2 else c)
+            roots = [g for g, n in powers.items() if not -1 < n < 2 and self._kind(g) == "sqrt"]
+            if not roots:
+                out[key] = out.get(key, 0) + c
+                continue
+            made: Terms = {key: c}
+            for g in roots:
+                whole = powers[g] // 2
+                made = self.mul({k - (2 * whole << (BITS * g)): v for k, v in made.items()}, {0: 1})
+                made = self.mul(made, self.power(dict(self.names[g][1]), whole))
+            out = add(out, self.settled(made))
+        return {k: c for k, c in out.items() if c}
+
+    def _kind(self, g: int) -> Any:
+        name = self.names[g]
+        return name[0] if isinstance(name, tuple) else name
+
+    def cleared(self, x: Terms) -> Terms:
+        """x times the sums that its terms divide by (the newest first), and fractions of exponents brought together."""
+        x = self._commensurate(self.settled(x))
+        while True:
+            present = {g for key in x for g in self.powers(key) if self._kind(g) == "inverse"}
+            if not present:
+                return self._rooted(x)
+            g = max(present)
+            degree = max(self.powers(key).get(g, 0) for key in x)
+            p = dict(self.names[g][1])
+            gathered: dict[int, Terms] = {}
+            for key, c in x.items():
+                n = self.powers(key).get(g, 0)
+                gathered.setdefault(n, {})[key - (n << (BITS * g))] = c
+            x = total(self.mul(part, self.power(p, degree - n)) for n, part in gathered.items())
+            x = self._commensurate(self.settled(x))
+
+    def _commensurate(self, x: Terms) -> Terms:
+        """exp(m/2) and exp(m/3) both as powers of exp(m/6)."""
+        steps: dict[Any, int] = {}
+        for key in x:
+            for g in self.powers(key):
+                name = self.names[g]
+                if isinstance(name, tuple) and name[0] in ("exp", "turn"):
+                    steps[name[:2]] = math.lcm(steps.get(name[:2], 1), name[2].denominator)
+        out: Terms = {}
+        for key, c in x.items():
+            for g, n in self.powers(key).items():
+                name = self.names[g]
+                if isinstance(name, tuple) and name[0] in ("exp", "turn"):
+                    fine = steps[name[:2]]
+                    if name[2].denominator != fine:
+                        (unit,) = self.generator((*name[:2], Fraction(1, fine)))
+                        key += n * (fine // name[2].denominator) * unit - (n << (BITS * g))
+            out[key] = out.get(key, 0) + c
+        return {k: c for k, c in out.items() if c}
+
+    def _rooted(self, x: Terms) -> Terms:
+        """exp(i π / L) is a root of its cyclotomic polynomial, and i is exp(i π / 2)."""
+        pi = [g for g in range(len(self.names)) if isinstance(self.names[g], tuple) and self.names[g][:2] == ("turn", "pi")]
+        used = [g for g in pi if any(g in self.powers(key) for key in x)]
+        if not used:
+            return x
+        (g,) = used
+        L = math.lcm(self.names[g][2].denominator, 2)
+        scale = L // self.names[g][2].denominator
+        z, i = sympy.Symbol("z"), self.index["i"]
+        modulus = [int(c) for c in sympy.Poly(sympy.cyclotomic_poly(2 * L, z), z).all_coeffs()][::-1]
+        groups: dict[Key, dict[int, Fraction | int]] = {}
+        for key, c in x.items():
+            powers = self.powers(key)
+            n, m = powers.get(g, 0), powers.get(i, 0)
+            rest = key - (n << (BITS * g)) - (m << (BITS * i))
+            at = (n * scale + m * L // 2) % (2 * L)
+            row = groups.setdefault(rest, {})
+            row[at] = row.get(at, 0) + c
+        out: Terms = {}
+        for rest, row in groups.items():
+            dense = [row.get(n, 0) for n in range(2 * L)]
+            for top in range(2 * L - 1, len(modulus) - 2, -1):
+                c = dense[top]
+                for j, a in enumerate(modulus):
+                    dense[top - len(modulus) + 1 + j] -= c * a
+            out |= {rest + (n << (BITS * g)): c for n, c in enumerate(dense) if c}
+        return out
+
+    def equal(self, x: Any, y: Any) -> bool:
+        """Whether two formulas are the same function of their symbols."""
+        a, b = self.read(x), self.read(y)
+        return a == b or not self.cleared(add(a, scaled(b, -1)))
+
+
+def add(x: Terms, y: Terms) -> Terms:
+    out = dict(x)
+    for k, c in y.items():
+        new = out.get(k, 0) + c
+        if new:
+            out[k] = new
+        else:
+            out.pop(k, None)
+    return out
+
+
+def scaled(x: Mapping[Key, Fraction | int], c: Any) -> Terms:
+    return {k: v * c for k, v in x.items()}
+
+
+def total(parts: Any) -> Terms:
+    out: Terms = {}
+    for part in parts:
+        out = add(out, part)
+    return out
+
+
+def decimal(x: float) -> Fraction:
+    """The decimal number that a float stands for: 0.1 is one tenth."""
+    return Fraction(f"{x:.14g}")
+
+
+def _sigmoid(r: Ring, x: Terms) -> Terms:
+    return r.inverse(add({0: 1}, r.exp(scaled(x, -1))))
+
+
+def _softplus(r: Ring, x: Terms) -> Terms:
+    return r._log(add({0: 1}, r.exp(x)))
+
+
+def _cos(r: Ring, x: Terms) -> Terms:
+    turn = r.exp(r.mul(r.i, x))
+    return scaled(add(turn, r.conjugate(turn)), Fraction(1, 2))
+
+
+def _sin(r: Ring, x: Terms) -> Terms:
+    turn = r.exp(r.mul(r.i, x))
+    return r.mul(scaled(add(turn, scaled(r.conjugate(turn), -1)), Fraction(-1, 2)), r.i)
+
+
+def _real(r: Ring, x: Terms) -> Terms:
+    return scaled(add(x, r.conjugate(x)), Fraction(1, 2))
+
+
+def _imag(r: Ring, x: Terms) -> Terms:
+    return r.mul(scaled(add(x, scaled(r.conjugate(x), -1)), Fraction(-1, 2)), r.i)
+
+
+FUNCTIONS: dict[str, Callable[..., Terms]] = {
+    "exp": lambda r, x: r.exp(x),
+    "log": lambda r, x: r._log(x),
+    "log1p": lambda r, x: r._log(add({0: 1}, x)),
+    "expm1": lambda r, x: add(r.exp(x), {0: -1}),
+    "sigmoid": _sigmoid,
+    "softplus": _softplus,
+    "cos": _cos,
+    "sin": _sin,
+    "re": _real,
+    "im": _imag,
+    "real": _real,
+    "imag": _imag,
+    "conjugate": lambda r, x: r.conjugate(x),
+    "conj": lambda r, x: r.conjugate(x),
+}
