@@ -15,7 +15,8 @@ help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
 
 demo: $(VENV)/.ready-$(if $(wildcard $(VENV)/.ready-dev),dev,demo) ## define, prove, train, decode and draw, in a few minutes
-	$(VENV)/bin/python -m examples.demo
+	$(VENV)/bin/python -m examples.define_a_mixer
+	$(VENV)/bin/mixer-ir demo
 
 test: lint ## lint, format check, types and tests
 	$(VENV)/bin/python -m pytest -n $(JOBS)

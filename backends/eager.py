@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from backends.eager_entries import ENTRIES
 from backends.eager_loops import LOOPS, affine_scan
@@ -55,8 +56,15 @@ def setting_of(inputs: list[torch.Tensor]) -> Setting:
     return Setting(
         real=torch.float64 if double else torch.float32,
         device=inputs[0].device if inputs else torch.device("cpu"),
-        recorded=torch.is_grad_enabled() and any(x.requires_grad for x in inputs),
+        recorded=any(followed(x) for x in inputs),
     )
+
+
+def followed(x: torch.Tensor) -> bool:
+    """Whether autograd, forward mode or a transform of torch.func looks at what is done with x."""
+    if x.requires_grad and torch.is_grad_enabled():
+        return True
+    return forward_ad._current_level >= 0 or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def planned(program: Program, setting: Setting) -> Run:

@@ -23,7 +23,7 @@ def scan(v: Value, setting: Setting, body: Run) -> Call:
 
     def per_step(args: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         columns = [x.unbind(i) for x, i in zip(args[first:last], at, strict=True)]
-        rows = list(zip(*columns, strict=True)) if columns else [()] * op.length
+        rows: list[tuple[Tensor, ...]] = list(zip(*columns, strict=True)) if columns else [()] * op.length
         return rows[::-1] if op.reverse else rows
 
     def loop(*args: Tensor) -> list[Tensor]:

@@ -75,7 +75,7 @@ def reduce(v: Value, setting: Setting) -> Call:
     dims = tuple(x.axes.index(a) for a in op.over)
     if all(x.size(a) == 1 for a in op.over):
         return (lambda z: z.squeeze(dims[0])) if len(dims) == 1 else (lambda z: z.reshape(v.shape))
-    fn = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[op.fn]
+    fn: Callable[..., Tensor] = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[op.fn]
     return lambda z: fn(z, dims)
 
 
@@ -124,7 +124,7 @@ def solve(v: Value, setting: Setting) -> Call:
         x, y = x.permute(order), y.permute(permutation)
         x, y = (x if matrix is None else matrix(x)), (y if as_right is None else as_right(y))
         y = y.expand(*sizes, *y.shape[len(sizes) :]).reshape(*sizes, n, count)
-        w = torch.linalg.solve_triangular(-x, y, upper=op.upper, unitriangular=True)
+        w: Tensor = torch.linalg.solve_triangular(-x, y, upper=op.upper, unitriangular=True)
         return w.reshape([v.size(a) for a in made]).permute(back)
 
     return solved
@@ -133,7 +133,7 @@ def solve(v: Value, setting: Setting) -> Call:
 def transform(v: Value, setting: Setting) -> Call:
     op = op_of(v, p.Transform)
     at = v.axes.index(op.axis)
-    fn = {"fft": torch.fft.fft, "ifft": torch.fft.ifft, "rfft": torch.fft.rfft, "irfft": torch.fft.irfft}[op.which]
+    fn: Callable[..., Tensor] = getattr(torch.fft, op.which)
     return lambda x: fn(x, n=op.n, dim=at)
 
 

@@ -110,7 +110,7 @@ def entrywise(v: Value) -> Call:
 
 def constant(v: Value) -> Call:
     assert isinstance(v.op, p.Constant)
-    number = np.asarray(v.op.value, dtype=DTYPE[v.kind])
+    number: Array = np.asarray(v.op.value, dtype=DTYPE[v.kind])
     return lambda: number
 
 
@@ -131,7 +131,7 @@ def contract(v: Value) -> Call:
 def reduce(v: Value) -> Call:
     assert isinstance(v.op, p.Reduce)
     at = tuple(v.args[0].axes.index(a) for a in v.op.over)
-    fn = {"sum": np.sum, "max": np.max, "min": np.min}[v.op.fn]
+    fn: Callable[..., Array] = {"sum": np.sum, "max": np.max, "min": np.min}[v.op.fn]
     return lambda x: fn(x, axis=at)
 
 
@@ -144,7 +144,7 @@ def cumulate(v: Value) -> Call:
     op = v.op
     assert isinstance(op, p.Cumulate)
     at = v.axes.index(op.axis)
-    fn = {"sum": np.cumsum, "prod": np.cumprod, "max": np.maximum.accumulate}[op.fn]
+    fn: Callable[..., Array] = {"sum": np.cumsum, "prod": np.cumprod, "max": np.maximum.accumulate}[op.fn]
     start = neutral(op.fn, v.kind)
 
     def cumulated(x: Array) -> Array:
@@ -166,7 +166,7 @@ def affine_scan(v: Value) -> Call:
 
     def scanned(a: Array, x: Array) -> Array:
         a, x = (np.moveaxis(aligned(z, axes, v.axes), at, 0) for z, axes in ((a, a_axes), (x, x_axes)))
-        y = np.empty((v.shape[at], *v.shape[:at], *v.shape[at + 1 :]), dtype=DTYPE[v.kind])
+        y: Array = np.empty((v.shape[at], *v.shape[:at], *v.shape[at + 1 :]), dtype=DTYPE[v.kind])
         h = np.zeros(y.shape[1:], dtype=y.dtype)
         for i in range(len(y) - 1, -1, -1) if op.reverse else range(len(y)):
             y[i] = h = a[i] * h + x[i]
@@ -186,7 +186,7 @@ def solve(v: Value) -> Call:
     def solved(matrix: Array, right: Array) -> Array:
         matrix = aligned(matrix, lower.axes, matrix_axes)
         right = np.broadcast_to(aligned(right, r.axes, axes), shape)
-        w = np.zeros(shape, dtype=DTYPE[v.kind])
+        w: Array = np.zeros(shape, dtype=DTYPE[v.kind])
         for i in range(n - 1, -1, -1) if op.upper else range(n):
             read = slice(i + 1, n) if op.upper else slice(0, i)
             w[..., i] = right[..., i] + np.sum(matrix[..., i, read] * w[..., read], axis=-1)
@@ -198,7 +198,7 @@ def solve(v: Value) -> Call:
 def transform(v: Value) -> Call:
     op = v.op
     assert isinstance(op, p.Transform)
-    fn = {"fft": np.fft.fft, "ifft": np.fft.ifft, "rfft": np.fft.rfft, "irfft": np.fft.irfft}[op.which]
+    fn: Callable[..., Array] = getattr(np.fft, op.which)
     at = v.axes.index(op.axis)
     return lambda x: fn(x, n=op.n, axis=at)
 

@@ -27,7 +27,7 @@ def uniform(program: Program) -> Program:
         if isinstance(v.op, p.Map):
             args = [b.order(a, tuple(axis for axis in v.axes if axis in a.axes)) for a in args]
         op = replace(v.op, body=uniform(v.op.body)) if isinstance(v.op, p.Scan | p.Region) else v.op
-        done[v] = b.again(v, args, op)
+        done[v] = b.again(v, args, op=op)
     return Program(inputs=program.inputs, outputs=tuple(done[v] for v in program.outputs), names=program.names)
 
 

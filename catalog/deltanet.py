@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mixer_ir as mx
-from catalog.entry import Entry
+from catalog.entry import Count, Entry
 from catalog.model import language_model
 from catalog.parts import ShortConvolution, heads, l2norm
 from catalog.streaming import MixerLayer, Run
@@ -15,9 +15,7 @@ PAPER, YEAR = "arXiv 2406.06484", 2024
 
 
 @mx.recurrence(paper=PAPER, year=YEAR)
-def delta_rule(
-    S: mx.State("k v"), q: "b t h k", k: "b t h k", v: "b t h v", beta: "b t h"
-) -> "b t h v":
+def delta_rule(S: mx.State("k v"), q: "b t h k", k: "b t h k", v: "b t h v", beta: "b t h") -> "b t h v":
     """S_t = (I − β_t k_t k_tᵀ) S_{t−1} + β_t k_t v_tᵀ,   y_t = S_tᵀ q_t"""
     S = S - beta * mx.outer(k, k @ S) + beta * mx.outer(k, v)
     return S, q @ S
@@ -62,8 +60,11 @@ ENTRY = Entry(
     layer=DeltaNet,
     model=deltanet_model,
     facts={
-        "parameters": {"layer, d_model 2048": 16_834_688, "model 1.3B": 1_365_677_056},
         "origin": "the delta rule for fast weights is arXiv 2102.11174",
     },
+    counts=(
+        Count("layer", {"d_model": 2048}, 16_834_688),
+        Count("model", {"d_model": 2048, "n_layer": 24}, 1_365_677_056),
+    ),
     small={"d_model": 32, "n_head": 2},
 )

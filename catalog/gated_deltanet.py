@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mixer_ir as mx
-from catalog.entry import Entry
+from catalog.entry import Count, Entry
 from catalog.model import language_model
 from catalog.parts import GatedRMSNorm, ShortConvolution, heads, l2norm, step_bias
 from catalog.streaming import MixerLayer, Run
@@ -16,9 +16,7 @@ PAPER, YEAR = "arXiv 2412.06464", 2024
 
 
 @mx.recurrence(paper=PAPER, year=YEAR)
-def gated_delta(
-    S: mx.State("k v"), q: "b t h k", k: "b t h k", v: "b t h v", g: "b t h", beta: "b t h"
-) -> "b t h v":
+def gated_delta(S: mx.State("k v"), q: "b t h k", k: "b t h k", v: "b t h v", g: "b t h", beta: "b t h") -> "b t h v":
     """S_t = e^{g_t} (I − β_t k_t k_tᵀ) S_{t−1} + β_t k_t v_tᵀ,   y_t = S_tᵀ q_t"""
     S = mx.exp(g) * (S - beta * mx.outer(k, k @ S)) + beta * mx.outer(k, v)
     return S, q @ S
@@ -86,9 +84,12 @@ ENTRY = Entry(
     layer=GatedDeltaNet,
     model=gated_deltanet_model,
     facts={
-        "parameters": {"layer, d_model 2048": 25_215_500, "model 1.3B": 1_387_348_732},
         "order": "the decay acts before the delta rule reads the memory",
         "A_log": "drawn from log U(0.01, 16): the published U(0, 16) can give log 0",
     },
+    counts=(
+        Count("layer", {"d_model": 2048}, 25_215_500),
+        Count("model", {"d_model": 2048, "n_layer": 21}, 1_387_348_732),
+    ),
     small={"d_model": 32, "n_head": 2, "head_dim": 8, "n_value_head": 4},
 )

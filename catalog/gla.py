@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mixer_ir as mx
-from catalog.entry import Entry
+from catalog.entry import Count, Entry
 from catalog.model import language_model
 from catalog.parts import heads
 from catalog.streaming import MixerLayer, Run
@@ -15,9 +15,7 @@ PAPER, YEAR = "arXiv 2312.06635", 2023
 
 
 @mx.recurrence(paper=PAPER, year=YEAR)
-def gated_linear_attention(
-    S: mx.State("k v"), q: "b t h k", k: "b t h k", v: "b t h v", g: "b t h k"
-) -> "b t h v":
+def gated_linear_attention(S: mx.State("k v"), q: "b t h k", k: "b t h k", v: "b t h v", g: "b t h k") -> "b t h v":
     """S_t = diag(e^{g_t}) S_{t−1} + k_t v_tᵀ,   y_t = S_tᵀ q_t"""
     S = mx.exp(g) * S + mx.outer(k, v)
     return S, q @ S
@@ -70,8 +68,12 @@ ENTRY = Entry(
     layer=GatedLinearAttention,
     model=gla_model,
     facts={
-        "parameters": {"layer, d_model 2048": 16_827_904, "model 1.3B": 1_365_514_240, "model 340M": 374_475_776},
         "scale": "queries are multiplied by K^−½ in the layer",
     },
+    counts=(
+        Count("layer", {"d_model": 2048}, 16_827_904),
+        Count("model", {"d_model": 2048, "n_layer": 24}, 1_365_514_240),
+        Count("model", {"d_model": 1024, "n_layer": 24}, 374_475_776),
+    ),
     small={"d_model": 32, "n_head": 2},
 )

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mixer_ir as mx
-from catalog.entry import Entry
+from catalog.entry import Count, Entry
 from catalog.model import language_model
 from catalog.parts import ShortConvolution, heads, l2norm, step_bias
 from catalog.streaming import MixerLayer, Run
@@ -16,9 +16,7 @@ PAPER, YEAR = "arXiv 2510.26692", 2025
 
 
 @mx.recurrence(paper=PAPER, year=YEAR)
-def kimi_delta(
-    S: mx.State("k v"), q: "b t h k", k: "b t h k", v: "b t h v", g: "b t h k", beta: "b t h"
-) -> "b t h v":
+def kimi_delta(S: mx.State("k v"), q: "b t h k", k: "b t h k", v: "b t h v", g: "b t h k", beta: "b t h") -> "b t h v":
     """S_t = (I − β_t k_t k_tᵀ) diag(e^{g_t}) S_{t−1} + β_t k_t v_tᵀ,   y_t = S_tᵀ q_t"""
     S = mx.exp(g) * S
     S = S - beta * mx.outer(k, k @ S) + beta * mx.outer(k, v)
@@ -71,8 +69,11 @@ ENTRY = Entry(
     layer=KimiDeltaAttention,
     model=kda_model,
     facts={
-        "parameters": {"layer, d_model 2048": 17_887_376, "model 1.4B": 1_390_941_568},
         "gate": "sigmoid, not SiLU; the decay acts before the erasure",
     },
+    counts=(
+        Count("layer", {"d_model": 2048}, 17_887_376),
+        Count("model", {"d_model": 2048, "n_layer": 24}, 1_390_941_568),
+    ),
     small={"d_model": 32, "n_head": 2, "head_dim": 8},
 )

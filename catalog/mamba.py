@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mixer_ir as mx
-from catalog.entry import Entry
+from catalog.entry import Count, Entry
 from catalog.model import language_model, shrink_outputs
 from catalog.parts import ShortConvolution, step_bias
 from catalog.streaming import MixerLayer, Run
@@ -18,9 +18,7 @@ PAPER, YEAR = "arXiv 2312.00752", 2023
 
 
 @mx.recurrence(paper=PAPER, year=YEAR)
-def selective_scan(
-    h: mx.State("n"), x: "b t d", dt: "b t d", A: "d n", B: "b t n", C: "b t n", D: "d"
-) -> "b t d":
+def selective_scan(h: mx.State("n"), x: "b t d", dt: "b t d", A: "d n", B: "b t n", C: "b t n", D: "d") -> "b t d":
     """h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_t,   y_t = C_tᵀ h_t + D x_t, for each channel"""
     h = mx.exp(dt * A) * h + dt * B * x
     return h, C @ h + D * x
@@ -78,15 +76,15 @@ ENTRY = Entry(
     layer=Mamba,
     model=mamba_model,
     facts={
-        "parameters": {
-            "layer, d_model 768": 3_771_648 - 768,
-            "mamba-130m": 129_135_360,
-            "mamba-370m": 371_516_416,
-            "mamba-790m": 793_204_224,
-            "mamba-1.4b": 1_372_178_432,
-            "mamba-2.8b": 2_768_345_600,
-        },
         "discretisation": "B̄ = Δ B as in the authors' code; equation 4 of the paper has the exact zero-order hold",
     },
+    counts=(
+        Count("layer", {"d_model": 768}, 3_770_880),
+        Count("model", {"d_model": 768, "n_layer": 24}, 129_135_360),
+        Count("model", {"d_model": 1024, "n_layer": 48}, 371_516_416),
+        Count("model", {"d_model": 1536, "n_layer": 48}, 793_204_224),
+        Count("model", {"d_model": 2048, "n_layer": 48}, 1_372_178_432),
+        Count("model", {"d_model": 2560, "n_layer": 64}, 2_768_345_600),
+    ),
     small={"d_model": 24, "d_state": 4},
 )

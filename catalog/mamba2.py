@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mixer_ir as mx
-from catalog.entry import Entry
+from catalog.entry import Count, Entry
 from catalog.model import language_model, shrink_outputs
 from catalog.parts import GatedRMSNorm, ShortConvolution, heads, step_bias
 from catalog.streaming import MixerLayer, Run
@@ -77,15 +77,15 @@ ENTRY = Entry(
     layer=Mamba2,
     model=mamba2_model,
     facts={
-        "parameters": {
-            "layer, d_model 768": 3_765_320 - 768,
-            "mamba2-130m": 128_989_632,
-            "mamba2-370m": 368_346_624,
-            "mamba2-780m": 780_161_280,
-            "mamba2-1.3b": 1_343_757_312,
-            "mamba2-2.7b": 2_702_599_680,
-        },
         "norm": "the gate comes before the norm, in groups of inner width / n_group",
     },
+    counts=(
+        Count("layer", {"d_model": 768}, 3_764_552),
+        Count("model", {"d_model": 768, "n_layer": 24}, 128_989_632),
+        Count("model", {"d_model": 1024, "n_layer": 48}, 368_346_624),
+        Count("model", {"d_model": 1536, "n_layer": 48}, 780_161_280),
+        Count("model", {"d_model": 2048, "n_layer": 48}, 1_343_757_312),
+        Count("model", {"d_model": 2560, "n_layer": 64}, 2_702_599_680),
+    ),
     small={"d_model": 32, "d_state": 8, "head_dim": 16, "n_group": 2},
 )

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mixer_ir as mx
-from catalog.entry import Entry
+from catalog.entry import Count, Entry
 from catalog.model import language_model
 from catalog.parts import heads
 from catalog.rotary import neighbours, turn
@@ -69,8 +69,11 @@ ENTRY = Entry(
     layer=Retention,
     model=retnet_model,
     facts={
-        "parameters": {"layer, d_model 2048, norm_weight": 33_554_944, "model 1.3B": 1_351_727_104},
         "code": "the official code also divides rows by √Σ decay; the norm that follows undoes that exactly",
     },
+    counts=(
+        Count("layer", {"d_model": 2048, "norm_weight": True}, 33_554_944),
+        Count("model", {"d_model": 2048, "n_layer": 24}, 1_351_727_104),
+    ),
     small={"d_model": 32, "n_head": 2},
 )

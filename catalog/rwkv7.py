@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mixer_ir as mx
-from catalog.entry import Entry
+from catalog.entry import Count, Entry
 from catalog.parts import heads, token_shift
 from catalog.streaming import MixerLayer, Run
 
@@ -108,9 +108,9 @@ ENTRY = Entry(
     mixers={rwkv7.name: rwkv7},
     layer=TimeMix,
     facts={
-        "parameters": {"layer, d_model 768, index 1": 14 * 768 + 4 * 768**2 + 2 * 768 * (64 + 64 + 32 + 128)},
         "first layer": "the authors' checkpoints hold unused v0, v1, v2 in their first layer; here it has none",
         "model": "needs the first layer's values in all others and its own channel mixing: not in this catalog",
     },
+    counts=(Count("layer", {"d_model": 768, "index": 1}, 2_812_416),),
     small={"d_model": 32, "head_dim": 8, "ranks": (8, 8, 4, 8)},
 )

@@ -57,7 +57,7 @@ class Run:
             return y
         now = {name: _without_time(value, mixer.signals[name]) for name, value in signals.items()}
         resets = {name: value[:, 0] for name, value in resets.items()}
-        y, self.after[place] = f.step(self.before[place], **now, **resets)
+        y, self.after[place] = f.step(self.before.get(place), **now, **resets)
         return y.unsqueeze(mixer.returns.index("t"))
 
     def state(self, length: int) -> LayerState:
@@ -86,10 +86,11 @@ class MixerLayer(nn.Module):
         return y, run.state(x.shape[1])
 
     def step(
-        self, state: LayerState, x: Tensor, *, reset: Tensor | None = None, **also: Tensor
+        self, state: LayerState | None, x: Tensor, *, reset: Tensor | None = None, **also: Tensor
     ) -> tuple[Tensor, LayerState]:
-        """y [batch, d_model] for one token x [batch, d_model], and the new state."""
+        """y [batch, d_model] for one token x [batch, d_model], and the new state; state None: the first token."""
+        before = state or LayerState(position=0, mixers={})
         now = None if reset is None else reset[:, None]
-        run = Run("step", position=state.position, reset=now, before=state.mixers)
+        run = Run("step", position=before.position, reset=now, before=before.mixers)
         y = self.mix(x[:, None], run, **{name: value[:, None] for name, value in also.items()})
         return y[:, 0], run.state(1)

@@ -309,9 +309,12 @@ class Builder:
             results.append(self._new(p.Pick(i), (whole,), axes, shape, v.kind))
         return results
 
-    def again(self, v: Value, args: Sequence[Value], op: p.Op | None = None) -> Value:
-        """v's operation, or the one given, on other arguments of the same axes and sizes."""
-        return self._new(op or v.op, args, v.axes, v.shape, v.kind)
+    def again(
+        self, v: Value, args: Sequence[Value], op: p.Op | None = None, sizes: Mapping[str, int] | None = None
+    ) -> Value:
+        """v's operation, or the one given, on other arguments of the same axes; `sizes` are those that differ."""
+        shape = tuple((sizes or {}).get(a, n) for a, n in v.sizes.items())
+        return self._new(op or v.op, args, v.axes, shape, v.kind)
 
     def inline(self, body: Program, args: Mapping[str, Value]) -> list[Value]:
         """`body` built again here, its inputs replaced by `args`."""
@@ -319,10 +322,6 @@ class Builder:
         for v in body.order:
             done[v] = args[v.op.name] if isinstance(v.op, p.Input) else self.again(v, [done[a] for a in v.args])
         return [done[v] for v in body.outputs]
-
-    def again(self, x: Value, args: Sequence[Value], sizes: Mapping[str, int]) -> Value:
-        """The operation of x on other arguments, with other sizes of some axes."""
-        return self._new(x.op, args, x.axes, tuple(sizes.get(a, n) for a, n in x.sizes.items()), x.kind)
 
 
 def _per_step(inner: Builder, name: str, v: Value, axis: str) -> Value:

@@ -6,15 +6,16 @@ all chunks are computed together; what remains for the scan over chunks is S₁ 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from lowering.build import Builder
-from lowering.decay import CHUNK, SOURCE, SOURCE_RANK, STEP, Blocks, Span, chain
+from lowering.decay import CHUNK, SOURCE, SOURCE_RANK, STEP, Blocks, Span
 from lowering.parts import KEY, RANK, ROW, VALUE, Options, Parts, as_state, zero_state
 from lowering.program import Value
 from lowering.segment import (
+    Block,
     Dot,
     Entering,
     Given,
@@ -34,6 +35,7 @@ from mixer_ir.expr import TIME
 CHUNK_LENGTH = 64
 HELD = 1 << 22
 """Entries of one array that may be held at once before a sequence is cut into stretches."""
+COLUMN = (SOURCE, SOURCE_RANK)
 
 
 def lower(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value]:
@@ -56,10 +58,11 @@ def _stretch(parts: Parts, length: int) -> int:
 
 def _chunks(b: Builder, parts: Parts, length: int) -> tuple[list[Value], Value]:
     """All chunks of `length` steps together, then the steps that are left as a chunk of their own."""
+    length = min(length, parts.steps)
     count = parts.steps // length
     main = count * length
     if main < parts.steps:
-        return in_stretches(b, parts, main, lambda b, p: _chunks(b, p, min(length, p.steps)))
+        return in_stretches(b, parts, main, lambda b, p: _chunks(b, p, length))
     if count == 1:
         cut = parts.map(lambda x: b.rename(x, TIME, STEP), steps=length, initial=parts.initial)
     else:
@@ -131,7 +134,7 @@ class Same:
     """The slope of S₀ itself: the identity."""
 
 
-Slope = Value | Span | Same | None
+Slope: TypeAlias = Value | Span | Same
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +145,24 @@ class Line:
     entry of the new state), a Span (which acts as it is), or the identity.
     """
 
-    slope: Slope
+    slope: Slope | None
     offset: Value | None
 
     def at(self, b: Builder, state: Value | None) -> Value | None:
         """The term's array for a given S₀ (None: zero)."""
         if state is None or self.slope is None:
             return self.offset
-        moved = applied(b, self.slope, state)
+        moved = _applied(b, self.slope, state)
         return moved if self.offset is None else b.add(moved, self.offset)
 
+    def map(self, change: Callable[[Value], Value | None]) -> Line:
+        """A block applied to what stands on rows."""
+        assert self.slope is None or isinstance(self.slope, Value)
+        slope = None if self.slope is None else change(self.slope)
+        return Line(slope, None if self.offset is None else change(self.offset))
 
-def applied(b: Builder, slope: Value | Span | Same, state: Value) -> Value:
+
+def _applied(b: Builder, slope: Slope, state: Value) -> Value:
     match slope:
         case Same():
             return state
@@ -161,6 +170,8 @@ def applied(b: Builder, slope: Value | Span | Same, state: Value) -> Value:
             return slope.leave(b, state)
         case Value():
             return b.rename(b.contract(slope, state, (KEY,)), ROW, KEY)
+        case _:
+            assert_never(slope)
 
 
 class Affine:
@@ -182,23 +193,64 @@ class Affine:
             case Given(column=column):
                 return Line(None, self.blocks.given(column))
             case Plus(terms=terms):
-                lines = [self.of(t) for t in terms]
-                offsets = [x.offset for x in lines if x.offset is not None]
-                return Line(self._sum([x.slope for x in lines]), self.b.add(*offsets) if offsets else None)
-            case Dot(block=Entering(row=row)):
-                return self._entered(row_value=self.blocks.entering(row), of=self.of(term.of))
-            case Dot(block=Whole(), of=of):
-                return self._passed(self.of(of))
-            case Dot(block=Scores(row=row, column=column), of=of):
-                scores, line = self.blocks.scores(row, column), self.of(of)
-                if scores is None:
-                    return Line(None, None)
-                return self._each(line, lambda x: self.b.contract(scores, _as_source(self.b, x), (SOURCE, SOURCE_RANK)))
-            case Dot(block=Leaving(column=column), of=of):
-                leaving = self.blocks.leaving(column)
-                return self._left(leaving, self.of(of))
-            case Dot(block=Resolve(row=row, column=column), of=of):
-                scores, line = self.blocks.scores(row, column), self.of(of)
-                return line if scores is None else self._each(line, lambda x: resolved(self.b, scores, x))
+                return self._sum([self.of(t) for t in terms])
+            case Dot(block=block, of=of):
+                return self._dot(block, self.of(of))
             case _:
                 assert_never(term)
+
+    def _dot(self, block: Block, line: Line) -> Line:
+        b, blocks = self.b, self.blocks
+        match block:
+            case Entering(row=row):
+                return Line(blocks.entering(row), None)
+            case Whole():
+                return Line(blocks.whole or Same(), None)
+            case Scores(row=row, column=column):
+                scores = blocks.scores(row, column)
+                return line.map(lambda x: None if scores is None else b.contract(scores, _as_source(b, x), COLUMN))
+            case Leaving(column=column):
+                leaving = blocks.leaving(column)
+                slope, offset = line.slope, line.offset
+                return Line(
+                    None if slope is None else b.contract(b.rename(leaving, KEY, ROW), _as_source(b, slope), COLUMN),
+                    None if offset is None else b.contract(leaving, _as_source(b, offset), COLUMN),
+                )
+            case Resolve(row=row, column=column):
+                scores = blocks.scores(row, column)
+                return line if scores is None else line.map(lambda x: _resolved(b, scores, x))
+            case _:
+                assert_never(block)
+
+    def _sum(self, lines: Sequence[Line]) -> Line:
+        offsets = [x.offset for x in lines if x.offset is not None]
+        slopes = [x.slope for x in lines if x.slope is not None]
+        if len(slopes) > 1:
+            slopes = [self.b.add(*(self._matrix(x) for x in slopes))]
+        return Line(slopes[0] if slopes else None, self.b.add(*offsets) if offsets else None)
+
+    def _matrix(self, slope: Value | Span | Same) -> Value:
+        """A slope as an array."""
+        b, sizes = self.b, self.blocks.parts.state_sizes
+        match slope:
+            case Value():
+                return slope
+            case Span(rule="dense", value=value):
+                return value
+        eye = b.map("eq", b.iota(ROW, sizes[KEY]), b.iota(KEY, sizes[KEY]))
+        return b.where(eye, 1.0 if isinstance(slope, Same) else slope.factor(b), 0.0)
+
+
+def _as_source(b: Builder, x: Value) -> Value:
+    """What stands on rows, put on columns."""
+    return b.rename(b.rename(x, STEP, SOURCE), RANK, SOURCE_RANK)
+
+
+def _resolved(b: Builder, scores: Value, x: Value) -> Value:
+    """(I − L)⁻¹ x; steps and the pairs of a low rank are one axis, the steps first."""
+    if RANK not in scores.axes:
+        return b.solve(scores, x, STEP, SOURCE)
+    count = scores.size(RANK)
+    lower = b.merge(b.merge(scores, STEP, RANK, STEP), SOURCE, SOURCE_RANK, SOURCE)
+    right = b.merge(b.expand(x, {RANK: count}), STEP, RANK, STEP)
+    return b.split(b.solve(lower, right, STEP, SOURCE), STEP, STEP, RANK, count)

@@ -57,6 +57,7 @@ class Context:
     stream: Stream
     reads: Mapping[Process, tuple[Read, ...]] = field(default_factory=dict)
     states: Mapping[State, Value] = field(default_factory=dict)
+    state_names: dict[Node, str] = field(default_factory=dict)
     memo: dict[Expr, Value] = field(default_factory=dict)
     columns: dict[tuple[Expr, int | None], Value] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""The price of a program on a device: operations, bytes, launches, memory and predicted time, operation by operation."""
+"""The price of a program on a device: operations, bytes, launches, memory and predicted time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,22 @@ from lowering.profile import Profile, on_curve
 from lowering.program import Program, Value
 
 SPECIAL = frozenset(
-    {"exp", "log", "log1p", "expm1", "sqrt", "sigmoid", "softplus", "tanh", "sin", "cos", "erf", "pow", "mod", "floordiv"}
+    {
+        "exp",
+        "log",
+        "log1p",
+        "expm1",
+        "sqrt",
+        "sigmoid",
+        "softplus",
+        "tanh",
+        "sin",
+        "cos",
+        "erf",
+        "pow",
+        "mod",
+        "floordiv",
+    }
 )
 BYTES_PER_REAL = {"bool": 0.25, "int": 2.0, "real": 1.0, "complex": 2.0}
 """the size of a number in units of a real one (single precision)"""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import assert_never
 
 from lowering import support
 from lowering.grid import Grid, Span
-from lowering.impulses import columns_of
 from lowering.program import Value
+from lowering.states import semiseparable
 from mixer_ir import matrix as m
 from mixer_ir.errors import DeclarationError
 from mixer_ir.expr import SOURCE, TIME, Expr
@@ -38,7 +37,7 @@ def bare(M: Matrix, on: Grid) -> Value:
         case m.LowRank(q=q, k=k, over=over):
             return b.contract(on.ctx.filled(on.row(q), over), on.ctx.filled(on.col(k), over), over)
         case m.Semiseparable():
-            return columns_of(M, on)
+            return semiseparable(M, on)
         case m.Toeplitz():
             return toeplitz(M, on)
         case m.Circulant(h=h):
@@ -141,11 +140,10 @@ def decay(M: m.Decay, on: Grid) -> Value:
     given = M.log if M.log is not None else M.factor
     if given is None:
         raise DeclarationError("a decay needs its log or its factor")
-    low = min(on.rows.low, on.cols.low)
-    steps = Span(low, max(on.rows.high, on.cols.high), TIME, on.rows.earlier or on.cols.earlier)
-    a = on.ctx.filled(on.timeline(given, steps), ()) if on.cols.axis == TIME else on.row(given)
-    position = b.add(b.iota(TIME, steps.size), low)
-    between = b.map("lt", on.s(), position)
+    steps = on.steps()
+    low = steps.low
+    a = on.timeline(given, steps)
+    between = b.map("lt", on.s(), b.add(b.iota(TIME, steps.size), low))
     fn, neutral = ("sum", 0) if M.log is not None else ("prod", 1)
     total = b.cumulate(fn, b.where(between, a, b.cast(b.const(neutral), a.kind)), TIME)
     total = b.slice(total, TIME, on.rows.low - low, on.rows.high - low)
@@ -183,12 +181,8 @@ def shifted(of: Matrix, by: int, on: Grid) -> Value:
         return b.delay(on.full(entries(of, on)), TIME, by)
     first = on.cols.low if on.cols.axis == TIME else 0
     rows = Span(max(on.rows.low - by, first), max(on.rows.high - by, first), TIME, True)
-    earlier = replace(on, rows=rows, memo={}) if not on.pieces else _moved(on, rows, by)
+    earlier = on.over(rows, on.cols)
     return b.pad(earlier.full(entries(of, earlier)), TIME, on.rows.size - rows.size, 0)
-
-
-def _moved(on: Grid, rows: Span, by: int) -> Grid:
-    raise DeclarationError(f"shift(by={by}) inside resets cannot be streamed from {rows}")
 
 
 def product(factors: tuple[Matrix, ...], on: Grid) -> Value:
@@ -201,7 +195,7 @@ def product(factors: tuple[Matrix, ...], on: Grid) -> Value:
     for i, factor in enumerate(factors):
         rows = on.rows if i == 0 else inside if i <= turn else on.cols
         cols = on.cols if i >= turn or i == len(factors) - 1 else inside
-        grid = on.over(rows, cols) if not on.pieces else on
+        grid = on.over(rows, cols)
         here = grid.full(entries(factor, grid))
         total = here if total is None else b.contract(b.rename(total, SOURCE, "_"), b.rename(here, TIME, "_"), ("_",))
     if total is None:

@@ -38,7 +38,7 @@ class Grid:
     """Rows and columns of a matrix.
 
     reach    how many earlier columns matter (None: all)
-    pieces   for each reset that the matrix lies under, the number of the packed piece of every row and every column
+    pieces   for each reset that the matrix lies under, the number of the packed piece at every step, along t
     """
 
     ctx: Context
@@ -46,7 +46,7 @@ class Grid:
     cols: Span
     reach: int | None
     filters: Context
-    pieces: tuple[tuple[Value, Value], ...] = ()
+    pieces: tuple[Value, ...] = ()
     memo: dict[Expr, Value] = field(default_factory=dict)
 
     @classmethod
@@ -73,13 +73,11 @@ class Grid:
 
     def swapped(self) -> Grid:
         """Rows for columns."""
-        b = self.b
-        pieces = tuple((b.rename(c, SOURCE, TIME), b.rename(r, TIME, SOURCE)) for r, c in self.pieces)
-        return replace(self, rows=self.cols, cols=self.rows, pieces=pieces, memo={})
+        return replace(self, rows=self.cols, cols=self.rows, memo={})
 
     def backward(self) -> Grid:
         """The grid of the same matrix on signals reversed in time."""
-        pieces = tuple((self.b.flip(r, TIME), self.b.flip(c, SOURCE)) for r, c in self.pieces)
+        pieces = tuple(self.b.flip(p, TIME) for p in self.pieces)
         return replace(self, ctx=self.ctx.backward(), pieces=pieces, memo={})
 
     def over(self, rows: Span, cols: Span) -> Grid:
@@ -122,13 +120,21 @@ class Grid:
     def timeline(self, e: Expr, span: Span) -> Value:
         """A part over t, at the positions of a span; those before the first column that is kept are zero."""
         value = self.ctx.history(e, self.reach) if span.earlier else self.ctx.of(e)
-        if TIME not in value.axes:
-            return value
+        return self._cut(value, span) if TIME in value.axes else value
+
+    def _cut(self, value: Value, span: Span, outside: int = 0) -> Value:
+        """The positions of a span out of a value that ends with the last step."""
         first = self.ctx.length - value.size(TIME)
         low = max(span.low, first)
         inside = self.b.slice(value, TIME, low - first, max(span.high, low) - first)
-        inside = self.b.pad(inside, TIME, low - span.low, 0)
-        return self.b.slice(inside, TIME, 0, span.size)
+        return self.b.slice(self.b.pad(inside, TIME, low - span.low, 0, outside), TIME, 0, span.size)
+
+    def steps(self) -> Span:
+        """All positions from the first row or column to the last row; in cross mixing, the rows."""
+        if self.cross:
+            return self.rows
+        low, high = min(self.rows.low, self.cols.low), max(self.rows.high, self.cols.high)
+        return Span(low, high, TIME, self.rows.earlier or self.cols.earlier)
 
     def both(self, e: Expr) -> Value:
         """An expression with t and s, read at every row and column."""
@@ -193,7 +199,10 @@ class Grid:
     def there(self) -> Value | None:
         """Rows and columns of the same packed piece that are not before the beginning; None: all."""
         b = self.b
-        kept = [b.map("eq", r, c) for r, c in self.pieces]
+        kept = [
+            b.map("eq", self._cut(p, self.rows, -1), b.rename(self._cut(p, self.cols, -1), TIME, SOURCE))
+            for p in self.pieces
+        ]
         for span, axis in ((self.rows, TIME), (self.cols, SOURCE)):
             if span.low < 0 and span.axis == TIME:
                 kept.append(b.map("le", 0, self.position_of(span, axis)))
@@ -205,15 +214,7 @@ class Grid:
             raise AxisError("packed pieces need a matrix that mixes a sequence with itself, but its columns are s")
         history = self.ctx.history(reset, self.reach) if self.cols.earlier or self.rows.earlier else self.ctx.of(reset)
         piece = self.b.cumulate("sum", self.ctx.filled(history, (TIME,)), TIME)
-        first = self.ctx.length - piece.size(TIME)
-
-        def along(span: Span) -> Value:
-            low = max(span.low, first)
-            inside = self.b.slice(piece, TIME, low - first, max(span.high, low) - first)
-            return self.b.slice(self.b.pad(inside, TIME, low - span.low, 0, -1), TIME, 0, span.size)
-
-        pair = (along(self.rows), self.b.rename(along(self.cols), TIME, SOURCE))
-        return replace(self, pieces=(*self.pieces, pair))
+        return replace(self, pieces=(*self.pieces, piece), memo={})
 
     def full(self, value: Value) -> Value:
         """The value with the axes t and s."""

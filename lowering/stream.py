@@ -58,8 +58,12 @@ class Stream:
         if self.active:
             _refuse(what)
 
+    def unique(self, name: str) -> str:
+        """`name`, numbered if a state is called so already."""
+        return self.name(name) if name in self.entering.keys() | self.leaving.keys() else name
+
     def name(self, stem: str) -> str:
-        """`stem` if no state is called so yet, else numbered."""
+        """`stem` with the first number that no state has yet."""
         names, i = self.entering.keys() | self.leaving.keys(), 0
         while (name := f"{stem}_{i}") in names:
             i += 1

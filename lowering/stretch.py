@@ -95,5 +95,5 @@ def _leaves(arrays: Sequence[Value]) -> list[Value]:
 def _again(b: Builder, x: Value, known: dict[Value, Value], length: int) -> Value:
     """x computed from known leaves, for `length` steps."""
     if x not in known:
-        known[x] = b.again(x, [_again(b, a, known, length) for a in x.args], {TIME: length})
+        known[x] = b.again(x, [_again(b, a, known, length) for a in x.args], sizes={TIME: length})
     return known[x]

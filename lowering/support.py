@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lowering.grid import Grid, every
 from lowering.program import Value
 from mixer_ir import matrix as m
@@ -105,7 +107,7 @@ def ahead(M: Matrix) -> Matrix | None:
         case m.Mask(of=of) | m.Softmax(of=of) | m.Normalize(of=of) | m.Resets(of=of) | m.Scale(of=of):
             return ahead(of)
         case m.Shift(of=of, by=by):
-            return M if by < 0 and reach(of) != 0 else ahead(of)
+            return M if by < 0 else ahead(of)
         case m.Sum(terms=parts) | m.Product(factors=parts):
             return next((a for a in map(ahead, parts) if a is not None), None)
         case m.Entrywise(fn="mul", args=args):
@@ -116,29 +118,28 @@ def ahead(M: Matrix) -> Matrix | None:
     return M
 
 
-def reach(M: Matrix) -> int | None:
+def reach(M: Matrix, sizes: Mapping[str, int]) -> int | None:
     """How many columns before its own a row needs; None: all of them."""
     match M:
         case m.Diagonal() | m.Identity():
             return 0
+        case m.Toeplitz(anti=None, h=h, lags=lags) if lags != TIME and lags in h.axes:
+            return sizes[lags] - 1
         case m.Band(of=of, before=before):
-            return _least(None if before is None else max(before - 1, 0), reach(of))
+            return _least([None if before is None else max(before - 1, 0), reach(of, sizes)])
         case m.Causal(of=of) | m.Scale(of=of) | m.Mask(of=of) | m.Softmax(of=of) | m.Normalize(of=of):
-            return reach(of)
+            return reach(of, sizes)
         case m.Resets(of=of) | m.Decay(of=of):
-            return reach(of)
+            return reach(of, sizes)
         case m.Sum(terms=parts):
-            each = [reach(x) for x in parts]
+            each = [reach(x, sizes) for x in parts]
             return None if None in each else max(x for x in each if x is not None)
         case m.Entrywise(fn="mul", args=args):
-            total: int | None = None
-            for x in args:
-                total = _least(total, reach(x))
-            return total
+            return _least([reach(x, sizes) for x in args])
         case m.Entrywise(fn=fn, args=(of,)) if fn in ZERO_STAYS:
-            return reach(of)
+            return reach(of, sizes)
     return None
 
 
-def _least(x: int | None, y: int | None) -> int | None:
-    return min((n for n in (x, y) if n is not None), default=None)
+def _least(reaches: list[int | None]) -> int | None:
+    return min((n for n in reaches if n is not None), default=None)

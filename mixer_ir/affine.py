@@ -1,8 +1,8 @@
 """The normal form of a recurrence: every state a Process, every use of it a Read, where the update is affine.
 
-S_t = (diag(α_t) + Σ_i a_i,t b_i,tᵀ) S_{t−1} + Σ_j k_j,t v_j,tᵀ,   y_t = f(q_tᵀ S_t, …) with any function f of the reads.
+S_t = (diag(α_t) + Σ_i a_i,t b_i,tᵀ) S_{t−1} + Σ_j k_j,t v_j,tᵀ,   y_t = f(q_tᵀ S_t, …), f any function.
 
-The traced update is read as a linear form in its own state (mixer_ir/linear.py); other states that it uses are
+The traced update is read as a linear form in its own state (mixer_ir/linear_form.py); other states that it uses are
 resolved first and enter as reads. While a state's uses are still being collected, a read is a placeholder signal;
 which axes queries contract is decided when all are known.
 """
@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from mixer_ir.algebra import ONE, is_one, keep, ones, product, renamed, replaced, total
+from mixer_ir.algebra import MINUS, ONE, keep, ones, product, renamed, replaced, total
 from mixer_ir.expr import (
     TIME,
-    Axes,
     Call,
     Contract,
     Expr,
-    Read,
     Recurrence,
     Reduce,
     Rename,
@@ -28,7 +26,7 @@ from mixer_ir.expr import (
     union,
     without,
 )
-from mixer_ir.linear import Form, NotLinear, Term
+from mixer_ir.linear_form import Form, NotLinear, Term
 from mixer_ir.node import Node
 from mixer_ir.process_parts import process_of, read_of
 
@@ -97,9 +95,9 @@ class _Reader:
             case Call(fn="add", args=(a, b)):
                 return self.read(a, me).plus(self.read(b, me))
             case Call(fn="sub", args=(a, b)):
-                return self.read(a, me).plus(self.read(b, me).times(product(-ONE)))
+                return self.read(a, me).plus(self.read(b, me).times(MINUS))
             case Call(fn="neg", args=(a,)):
-                return self.read(a, me).times(product(-ONE))
+                return self.read(a, me).times(MINUS)
             case Call(fn="mul", args=(a, b)):
                 left, right = self.read(a, me), self.read(b, me)
                 if (x := self.free(left, me)) is not None:
@@ -150,16 +148,15 @@ class _Reader:
             names = ", ".join(s.name for s in self.open)
             raise NotLinear(f"the states {names} feed each other, so that none has an update of its own: {at}", at)
         self.open.append(state)
-        form = self.part(*self.update(state)) if self.stateful(self.update(state)[0]) else Form(rest=(self.update(state)[0],))
+        update = self.recurrence.updates[self.recurrence.states.index(state)]
+        alone = isinstance(update, State) or not self.stateful(update)
+        form = self.read(update, state) if alone else self.part(update, state)
         others = Form(terms=tuple(t for t in form.terms if t.state is not state))
         own = tuple(t for t in form.terms if t.state is state)
         rest = (*form.rest, self.settled(others)) if others.terms else form.rest
         self.forms[state] = Form(own, rest)
         self.open.remove(state)
         return state
-
-    def update(self, state: State) -> tuple[Expr, State]:
-        return self.recurrence.updates[self.recurrence.states.index(state)], state
 
     # ------------------------------------------------------------------ placeholders
 
@@ -184,7 +181,7 @@ class _Reader:
             inside = (*(x.coefficient.axes for x in form.terms), *(x.query.axes for x in form.terms))
             batch = without(union(*inside, *(r.axes for r in form.rest)), t.state.axes)
             axes = without(union(t.query.axes, batch, t.free, (TIME,)), t.over)
-            self.reads[bare] = Signal(name=f"read {len(self.reads)}", axes=_plain(axes, t))
+            self.reads[bare] = Signal(name=f"read {len(self.reads)}", axes=axes)
         made: Expr = self.reads[bare]
         return made if t.shown is None else renamed(made, *t.shown)
 
@@ -212,6 +209,3 @@ class _Reader:
                 table[self.reads[t]] = read_of(process, replace(t, query=query))
         return replaced(output, table)
 
-
-def _plain(axes: Axes, t: Term) -> Axes:
-    return tuple(dict.fromkeys(axes))

@@ -12,8 +12,7 @@ from mixer_ir.node import Node
 
 N = TypeVar("N", bound=Node)
 
-ZERO, ONE = Literal(value=0.0), Literal(value=1.0)
-Key = tuple[str, Expr]
+ZERO, ONE, MINUS = Literal(value=0.0), Literal(value=1.0), Literal(value=-1.0)
 
 
 def number(e: Expr) -> Number | None:

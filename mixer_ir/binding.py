@@ -166,7 +166,9 @@ def kind_of(dtype: torch.dtype) -> Kind:
     return "bool" if dtype == torch.bool else "int"
 
 
-def checked_options(options: Mapping[str, Any], known: Mapping[str, tuple[str, Callable[[Any], bool]]]) -> dict[str, Any]:
+def checked_options(
+    options: Mapping[str, Any], known: Mapping[str, tuple[str, Callable[[Any], bool]]]
+) -> dict[str, Any]:
     """The options with their values checked; `known` holds for each name what it must be, in words and as a test."""
     for name, value in options.items():
         if name not in known:

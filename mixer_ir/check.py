@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from mixer_ir.errors import AxisError, DeclarationError
 from mixer_ir.expr import (
@@ -48,12 +48,13 @@ from mixer_ir.matrix import (
     Resets,
     Scale,
     Semiseparable,
-    Shift,
     Sum,
     Toeplitz,
     Vandermonde,
 )
 from mixer_ir.node import Node, walk
+
+N = TypeVar("N", bound=Node)
 
 REDUCTIONS = ("sum", "max", "min")
 CUMULATIONS = ("sum", "max", "prod")
@@ -84,7 +85,9 @@ def _among(what: str, over: Axes, *sides: Expr) -> None:
     have = union(*(side.axes for side in sides))
     for a in over:
         if a not in have:
-            raise AxisError(f"{what} is over {a!r}, which is not among the axes {' and '.join(show(e.axes) for e in sides)}")
+            raise AxisError(
+                f"{what} is over {a!r}, which is not among the axes {' and '.join(show(e.axes) for e in sides)}"
+            )
         if a in (TIME, SOURCE):
             raise AxisError(f"{what} cannot be over the time axis {a!r}")
 
@@ -174,7 +177,7 @@ def _check_transition(node: Transition) -> None:
         needs("each side of a transition's low-rank pair", b, str(node.along))
     if node.dense is not None:
         if node.row is None or node.row == node.along or node.low_rank:
-            raise AxisError("a dense transition has a row axis, which is not the one it acts along, and no low-rank part")
+            raise AxisError("a dense transition has a row axis other than the one it acts along, and no low-rank part")
         needs("a dense transition", node.dense, str(node.along), node.row)
 
 
@@ -189,8 +192,8 @@ def _check_recurrence(node: Recurrence) -> None:
         extra = [a for a in update.axes if a not in (TIME, *node.batch, *state.axes)]
         if extra:
             raise AxisError(
-                f"state {state.name} has axes {show(state.axes)}, but its new value also has {' '.join(extra)}: contract "
-                f"or sum over it, or declare it as an axis of the state"
+                f"state {state.name} has axes {show(state.axes)}, but its new value also has {' '.join(extra)}: "
+                "contract or sum over it, or declare it as an axis of the state"
             )
     _reset("a recurrence", node.reset)
 
@@ -254,7 +257,7 @@ def _check_matrix(node: Node) -> None:
             pass
 
 
-def checked(node: Any) -> Any:
+def checked(node: N) -> N:
     """`node`, once it was found well formed."""
     check(node)
     return node
@@ -272,8 +275,8 @@ def check_states(body: Expr) -> None:
         if inside and (isinstance(here, Read | Process | Run | Recurrence | Apply) or along_time(here)):
             name = next(iter(inside)).name
             raise DeclarationError(
-                f"state {name} is used along time ({type(here).__name__.lower()}): inside a recurrence a state is known "
-                "at one t alone; update it step by step, or keep what is needed as a state of its own"
+                f"state {name} is used along time ({type(here).__name__.lower()}): inside a recurrence a state is "
+                "known at one t alone; update it step by step, or keep what is needed as a state of its own"
             )
         free[here] = inside
     if free[body]:

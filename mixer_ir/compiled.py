@@ -1,4 +1,4 @@
-"""Compiled mixers: a mixer with a form and a backend, called on tensors; programs are made at the first call of a size."""
+"""Compiled mixers: a mixer with a form and a backend, called on tensors; programs are made at the first call."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from backends import BACKENDS
 from lowering.context import Lowered, SignalType
 from lowering.lower import lower, lower_matrix
 from lowering.planner import Plan, plan
-from lowering.profile import CPU, PROFILES, Profile
+from lowering.profile import profile_of
 from mixer_ir.binding import Bound, bind, checked_options, kind_of, nearest
 from mixer_ir.cache import Cache
-from mixer_ir.errors import BackendError, FormError, OptionError, SignalError, StreamError
+from mixer_ir.choosing import checked_form
+from mixer_ir.errors import BackendError, OptionError, SignalError, StreamError, one_of
 from mixer_ir.explain import Explanation, explain
 from mixer_ir.expr import TIME, Axes, Signal, without
-from mixer_ir.legal import FORMS, forms, legal
+from mixer_ir.matrix import Matrix
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import walk
-from mixer_ir.pieces import pieces
-from mixer_ir.running import Run, runner
+from mixer_ir.running import Run, checked_backend, runner
 from mixer_ir.spec import dumps, loads
-from mixer_ir.streaming import StreamState, capacity, entering
+from mixer_ir.streaming import StreamState, columns_of, entering, room_for
 
-PLANNED_BACKENDS = ("native", "triton")
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "chunk": (
@@ -79,6 +78,8 @@ class CompiledMixer:
         self.form = checked_form(mixer, form)
         self.backend = checked_backend(backend)
         self._programs: Cache[Executable] = Cache(64)
+        self._matrices: Cache[Executable] = Cache(16)
+        self._grows = True
 
     # ------------------------------------------------------------------ calling
 
@@ -100,14 +101,12 @@ class CompiledMixer:
             raise SignalError(f"signals are given by name: {self.mixer.name}({names})")
         if reset is not None:
             if "reset" not in self.mixer.signals:
-                return self._with_reset(
-                    initial_state=initial_state, return_state=return_state, **signals, reset=reset
-                )
+                return self._with_reset(initial_state=initial_state, return_state=return_state, **signals, reset=reset)
             signals["reset"] = reset
         elif "reset" in self.mixer.signals:
             signals = {n: x for n, x in signals.items() if n != "reset"}
         bound = bind(self.mixer.name, self.mixer.signals, signals)
-        y, state = self._advance(bound, initial_state, leave=return_state)
+        y, state = self._advance(bound, initial_state, return_state)
         return (y, state) if return_state else y
 
     def prefill(self, *positional: Any, **signals: Any) -> tuple[Tensor, StreamState]:
@@ -116,7 +115,7 @@ class CompiledMixer:
         return y, state
 
     def step(self, state: Mapping[str, Tensor] | None, *positional: Any, **signals: Any) -> tuple[Tensor, StreamState]:
-        """One step: (output at t, new state). Signals are given at t, without their time axis; state None: the first."""
+        """One step: (output at t, new state), from signals without their time axis; state None is the first step."""
         mixer = self.mixer if "reset" not in signals else self.mixer.with_reset()
         if positional:
             raise SignalError(f"signals are given by name: step(state, {', '.join(f'{n}=…' for n in mixer.signals)})")
@@ -145,14 +144,11 @@ class CompiledMixer:
         used = {n.name for n in walk(M) if isinstance(n, Signal)}
         declared = {n: a for n, a in self.mixer.signals.items() if n in used or n in signals}
         bound = bind(f"the matrix of {self.mixer.name}", declared, signals)
-        order = (*(a for a in self.mixer.returns if a in M.axes), *(a for a in M.axes if a not in self.mixer.returns))
-
-        def build() -> Executable:
-            lowered = lower_matrix(M, returns=order, signals=types_of(bound))
-            return Executable(Plan(()), lowered, runner(self.backend, lowered.program))
-
-        made = self._programs.get(("matrix", bound.key), build)
-        return bound.returned(made.run(computed(bound))["y"])
+        made = self._matrices.get(bound.key, lambda: self._matrix_program(M, types_of(bound, declared)))
+        entries = made.run({n: bound.computed(x) for n, x in bound.tensors.items()})["M"]
+        order = [M.axes.index(a) for a in (*self.mixer.returns, *M.axes) if a in M.axes]
+        order = list(dict.fromkeys(order))
+        return bound.returned(entries.permute(*order, len(order), len(order) + 1))
 
     # ------------------------------------------------------------------ looking
 
@@ -163,14 +159,14 @@ class CompiledMixer:
         """
         if positional:
             raise SignalError("explain takes signals by name, or the sizes of axes: explain(t=1000, …)")
-        return explain(self.mixer, self.form, self.backend, self.options, given)
+        return explain(self.mixer, self.form, self.options, given)
 
     def kernels(self, target: str) -> NoReturn:
         """The kernels generated for a device: BackendError, as this version has no backend that generates any."""
         if target not in TARGETS:
-            raise OptionError(f"there is no target {target!r}{nearest(target, TARGETS)}; targets: {', '.join(TARGETS)}")
+            raise OptionError(f"there is no target {target!r}{nearest(target, TARGETS)}; targets: {one_of(TARGETS)}")
         raise BackendError(
-            f"no kernels for {target}: this version has no backend that generates kernels; backends: {', '.join(BACKENDS)}"
+            f"no kernels for {target}: this version has no backend that generates kernels; backends: {one_of(BACKENDS)}"
         )
 
     def __repr__(self) -> str:
@@ -193,29 +189,52 @@ class CompiledMixer:
         return CompiledMixer(self.mixer.with_reset(), self.form, self.backend, self.options)
 
     def _advance(
-        self, bound: Bound, state: Mapping[str, Tensor] | None, *, leave: bool
+        self, bound: Bound, state: Mapping[str, Tensor] | None, leave: bool
     ) -> tuple[Tensor, StreamState | None]:
+        """(output, state after the last step if it is to be left)."""
         length = bound.sizes[TIME]
-        before = StreamState.of(state)
-        past, used = (before.columns, before.length) if before is not None else (0, 0)
-        room = capacity(used + length, past) if leave else None
-        key = ("run", bound.key, before is not None, leave, past, room)
-        made = self._programs.get(key, lambda: self._executable(bound, before is not None, leave, past, room))
-        arrays = computed(bound)
+        before = None if state is None else self._as_state(state, bound)
+        past, used = (0, 0) if before is None else (before.columns, before.length)
+        room = room_for(used + length, past) if leave else None
+        made = self._program(bound, before is not None, leave, past, room)
+        arrays = {n: bound.computed(x) for n, x in bound.tensors.items()}
         if before is not None:
             arrays |= entering(self.mixer.name, made.lowered.entering, before, bound)
         out = made.run(arrays)
         after = None
         if leave:
             states = {n: out[f"state:{n}"] for n in made.lowered.states}
-            after = StreamState(states, length=used + length, types=made.lowered.states)
+            after = StreamState(states, used + length, columns_of(made.lowered))
         return bound.returned(out["y"]), after
 
+    def _as_state(self, state: Mapping[str, Tensor], bound: Bound) -> StreamState:
+        """A state with what it knows of itself; of a plain dictionary, all columns count as seen."""
+        if isinstance(state, StreamState):
+            return state
+        if not isinstance(state, Mapping):
+            raise StreamError(
+                f"a state is a dictionary of tensors by name, as prefill returns it, not {type(state).__name__}"
+            )
+        types = self._program(bound, True, False, 1, None).lowered.entering
+        grown = {n: t.axes.index(t.grows) for n, t in types.items() if t.grows is not None and n in state}
+        columns = max((state[n].shape[i] for n, i in grown.items() if state[n].dim() > i), default=0)
+        return StreamState(state, columns, columns)
+
+    def _program(self, bound: Bound, initial: bool, leave: bool, past: int, room: int | None) -> Executable:
+        key = ("run", bound.key, initial, leave, past, room if self._grows else None)
+        made = self._programs.get(key, lambda: self._executable(bound, initial, leave, past, room))
+        self._grows = self._grows and (not leave or columns_of(made.lowered) > 0)
+        return made
+
+    def _matrix_program(self, M: Matrix, signals: Mapping[str, SignalType]) -> Executable:
+        lowered = lower_matrix(M, signals=signals)
+        return Executable(Plan(()), lowered, runner(self.backend, lowered.program))
+
     def _executable(self, bound: Bound, initial: bool, leave: bool, past: int, room: int | None) -> Executable:
-        signals, body = types_of(bound), self.mixer.expr
+        signals, body = types_of(bound, self.mixer.signals), self.mixer.expr
         one_step = bound.sizes[TIME] == 1 and (initial or leave)
         form = "recurrent" if one_step and self.form == "auto" else self.form
-        chosen = plan(body, signals, profile_of(bound.device), form=form, chunk=self.options.get("chunk"))
+        chosen = plan(body, signals, profile_of(bound.device.type), form=form, chunk=self.options.get("chunk"))
         lowered = lower(
             body,
             returns=self.mixer.returns,
@@ -233,6 +252,6 @@ def _again(text: str, form: str, backend: str, options: Mapping[str, Any]) -> Co
     return CompiledMixer(loads(text), form, backend, options)
 
 
-def types_of(bound: Bound) -> dict[str, SignalType]:
+def types_of(bound: Bound, declared: Mapping[str, Axes]) -> dict[str, SignalType]:
     """What lowering needs to know of the signals of a call."""
-    raise NotImplementedError
+    return {n: SignalType(declared[n], tuple(x.shape), kind_of(x.dtype)) for n, x in bound.tensors.items()}

@@ -1,8 +1,8 @@
 """Declarations: a Python function with axes for annotations, run once on symbols."""
 
 from __future__ import annotations
-
 import __future__
+
 import builtins
 import difflib
 import inspect
@@ -14,7 +14,22 @@ from typing import Any, overload
 
 from mixer_ir.check import check, check_states, show
 from mixer_ir.errors import AxisError, DeclarationError, MixerError, one_of
-from mixer_ir.expr import BATCH, SOURCE, TIME, Axes, Expr, Index, Rename, Run, Signal, Size, as_expr, parse_axes, union, without
+from mixer_ir.expr import (
+    BATCH,
+    SOURCE,
+    TIME,
+    Axes,
+    Expr,
+    Index,
+    Rename,
+    Run,
+    Signal,
+    Size,
+    as_expr,
+    parse_axes,
+    union,
+    without,
+)
 from mixer_ir.expr import State as StateBefore
 from mixer_ir.linear import depends
 from mixer_ir.matrix import Matrix
@@ -111,18 +126,24 @@ class Declaration:
         if parameter.default is not parameter.empty:
             raise DeclarationError(f"{where} has a default; a signal has none, and a constant is written in the body")
         if parameter.annotation is parameter.empty:
-            raise DeclarationError(f"{where} has no axes; annotate it, as in {name}: 'b t h k' (a state: mx.State('k v'))")
+            raise DeclarationError(f"{where} has no axes; annotate it, as in {name}: 'b t h k'")
         if name in TAKEN:
             raise DeclarationError(f"{where}: this name is an argument of compiled mixers; call the signal differently")
         axes = self._evaluated(parameter.annotation, name)
-        if isinstance(axes, State) or axes is State:
+        if axes is State:
+            raise DeclarationError(
+                f"{where}: write the state's axes, as in mx.State('k v'), or mx.State('') for a scalar"
+            )
+        if isinstance(axes, State):
             if axes is State or self.word == "mixer":
                 raise DeclarationError(
                     f"{where} is a state; states belong to @mx.recurrence" if self.word == "mixer"
                     else f"{where}: write the state's axes, as in mx.State('k v'), or mx.State('') for a scalar"
                 )  # fmt: skip
             if self.signals:
-                raise DeclarationError(f"{where} is a state; states are the first parameters, before {next(iter(self.signals))}")
+                raise DeclarationError(
+                    f"{where} is a state; states are the first parameters, before {next(iter(self.signals))}"
+                )
             self.states[name] = axes.axes
         elif isinstance(axes, str):
             self.signals[name] = parse_axes(axes, of=where)
@@ -141,7 +162,8 @@ class Declaration:
 
     def run(self, **symbols: Expr) -> Any:
         """What the function returns for symbols; any error says where in it."""
-        token = TRACE.set(Trace(state_axes=union(*self.states.values())))
+        self.trace = Trace(state_axes=union(*self.states.values()))
+        token = TRACE.set(self.trace)
         try:
             return self.function(**symbols)
         except MixerError as e:
@@ -153,7 +175,8 @@ class Declaration:
             raise DeclarationError(f"{self.where(e)}: {e}{near}") from e
         except Exception as e:
             raise DeclarationError(
-                f"{self.where(e)}: {type(e).__name__}: {e} (a declaration computes with signals, numbers and mx functions alone)"
+                f"{self.where(e)}: {type(e).__name__}: {e} "
+                "(a declaration computes with signals, numbers and mx functions alone)"
             ) from e
         finally:
             TRACE.reset(token)
@@ -218,7 +241,9 @@ def _mixer_body(declaration: Declaration) -> tuple[Expr, Axes]:
         case None:
             raise DeclarationError(f"{name} returns nothing; end it with return M @ v")
         case tuple() | list():
-            raise DeclarationError(f"{name} returns {len(result)} values; a mixer has one output (declare one mixer for each)")
+            raise DeclarationError(
+                f"{name} returns {len(result)} values; a mixer has one output (declare one mixer for each)"
+            )
     raise DeclarationError(f"{name} returns {result!r}; a mixer returns an expression of its signals, as M @ v")
 
 
@@ -226,10 +251,12 @@ def _recurrence_body(declaration: Declaration) -> tuple[Expr, Axes]:
     name, count = declaration.name, len(declaration.states)
     if not count:
         raise DeclarationError(f"{name} declares no state; annotate its first parameters as in S: mx.State('k v')")
-    for state, axes in declaration.states.items():
-        for a in axes:
+    for state, own in declaration.states.items():
+        for a in own:
             if a in (BATCH, TIME, SOURCE):
-                raise AxisError(f"{name}: state {state} has the axis {a}; a state's axes are its own, without b, t and s")
+                raise AxisError(
+                    f"{name}: state {state} has the axis {a}; a state's axes are its own, without b, t and s"
+                )
     states = tuple(StateBefore(name=n, axes=a) for n, a in declaration.states.items())
     signals = {n: Signal(name=n, axes=a) for n, a in declaration.signals.items()}
     trace_result = declaration.run(**{s.name: s for s in states}, **signals)
@@ -250,22 +277,29 @@ def _recurrence_body(declaration: Declaration) -> tuple[Expr, Axes]:
     for state, update in zip(states, updates, strict=True):
         foreign = [a for a in update.axes if a in union(*declaration.states.values()) and a not in state.axes]
         if foreign:
+            wider = " ".join((*state.axes, *foreign))
             raise AxisError(
                 f"{name}: state {state.name} has axes {show(state.axes)}, but its new value has {show(update.axes)}; "
-                f"contract or sum over {foreign[0]}, or declare it: {state.name}: mx.State('{' '.join((*state.axes, *foreign))}')"
+                f"contract or sum over {foreign[0]}, or declare {state.name}: mx.State('{wider}')"
             )
     axes = run_axes(body, union(*declaration.signals.values()))
+    for a in declaration.trace.contracted:
+        if a in axes or a in body.batch:
+            raise AxisError(
+                f"{name}: an @ contracts {a}, which is a batch axis elsewhere; if it is meant to mix {a}, write "
+                f"mx.contract(x, y, over='{a}')"
+            )
     return Run(recurrence=body, axes=axes), axes
 
 
 def _in_place(state: StateBefore, new: Expr, declaration: Declaration) -> Expr:
-    """The new value of a state; where a matrix left it on a row axis (A: 'm n'), that is called by the state's again."""
+    """The new value of a state; one that a matrix (A: 'm n') left on a row axis is called by the state's again."""
     missing = [a for a in state.axes if a not in new.axes]
     if len(missing) != 1:
         return new
     gone = missing[0]
     own = union(*declaration.states.values())
-    extra = [a for a in without(new.axes, (BATCH, TIME, SOURCE, *own))]
+    extra = without(new.axes, (BATCH, TIME, SOURCE, *own))
     beside = [a for a in extra if any({a, gone} <= set(axes) for axes in declaration.signals.values())]
     timeless = [a for a in beside if not any({a, TIME} <= set(axes) for axes in declaration.signals.values())]
     rows = beside if len(beside) == 1 else timeless
@@ -273,8 +307,8 @@ def _in_place(state: StateBefore, new: Expr, declaration: Declaration) -> Expr:
         return Rename(of=new, old=rows[0], new=gone)
     if len(rows) > 1:
         raise AxisError(
-            f"the new value of state {state.name} has axes {show(new.axes)} and lacks {gone}; say which axis is to be {gone}, "
-            f"as in mx.rename(x, {rows[0]}='{gone}')"
+            f"the new value of state {state.name} has axes {show(new.axes)} and lacks {gone}; say which axis "
+            f"is to be {gone}, as in mx.rename(x, {rows[0]}='{gone}')"
         )
     return new
 
@@ -282,15 +316,20 @@ def _in_place(state: StateBefore, new: Expr, declaration: Declaration) -> Expr:
 def _returns(declaration: Declaration, expr: Expr, axes: Axes) -> Axes:
     name, given = declaration.name, declaration.returns
     if SOURCE in axes:
-        raise AxisError(f"{name}: the result has axes {show(axes)}; s is the source's time and must be mixed away by a matrix")
+        raise AxisError(
+            f"{name}: the result has axes {show(axes)}; s is the source's time and must be mixed away by a matrix"
+        )
     if TIME not in axes:
-        raise AxisError(f"{name}: the result has axes {show(axes)}, without the time axis t; a mixer gives a value at every t")
+        raise AxisError(
+            f"{name}: the result has axes {show(axes)}, without the time axis t; a mixer gives a value at every t"
+        )
     if given is None:
         return axes
     if set(given) != set(axes):
         odd = [a for a in (*given, *axes) if (a in given) != (a in axes)]
         raise AxisError(
-            f"{name}: the return annotation says {show(given)}, but the result has axes {show(axes)}; they differ in {one_of(odd)}"
+            f"{name}: the return annotation says {show(given)}, but the result has axes {show(axes)}; "
+            f"they differ in {one_of(odd)}"
         )
     return given
 
@@ -307,6 +346,6 @@ def _sized(declaration: Declaration, expr: Expr) -> None:
         if unknown:
             what = f"state {n.name}" if isinstance(n, StateBefore) else "mx.index or mx.size"
             raise AxisError(
-                f"{declaration.name}: {what} has the axis {unknown[0]}, which no signal has, so that its size is not known; "
-                f"the signals have {show(tuple(sorted(known)))}"
+                f"{declaration.name}: {what} has the axis {unknown[0]}, which no signal has, so that its size is "
+                f"not known; the signals have {show(tuple(sorted(known)))}"
             )

@@ -6,6 +6,7 @@ one side lacks is broadcast. Nothing here has a size: sizes are bound when a mix
 
 from __future__ import annotations
 
+import cmath
 import numbers
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -41,7 +42,9 @@ def parse_axes(text: str, *, of: str) -> Axes:
         if not (a[0].islower() and a.isalnum() and a.isascii()):
             raise DeclarationError(f"{of}: axis {a!r} is not a lower-case name; write axes as in 'b t h k'")
     if len(set(axes)) != len(axes):
-        raise DeclarationError(f"{of}: an axis stands twice in {text!r}; name the second one differently (as in 'b t s')")
+        raise DeclarationError(
+            f"{of}: an axis stands twice in {text!r}; name the second one differently (as in 'b t s')"
+        )
     return axes
 
 
@@ -131,7 +134,7 @@ class Expr(Node):
         raise DeclarationError("a signal has no truth value while a mixer is declared; write mx.where(condition, a, b)")
 
     def __iter__(self) -> Any:
-        raise DeclarationError("a signal cannot be iterated over or unpacked; declare its parts as signals of their own")
+        raise DeclarationError("a signal cannot be iterated over or unpacked; declare its parts as signals")
 
 
 def _is_matrix(value: Any) -> bool:
@@ -426,11 +429,13 @@ def as_expr(value: Any) -> Expr:
 
 def _number(value: Any) -> Number:
     """A Python number, whatever library `value` came from."""
-    if value != value:
-        raise DeclarationError("nan stands where a number is expected")
-    for kind, of in ((bool, bool), (numbers.Integral, int), (numbers.Real, float), (numbers.Complex, complex)):
+    kinds = ((bool, bool), (numbers.Integral, int), (numbers.Real, float), (numbers.Complex, complex))
+    for kind, of in kinds:
         if isinstance(value, kind):
-            return of(value)
+            found: Number = of(value)
+            if cmath.isnan(found):
+                raise DeclarationError("nan stands where a number is expected")
+            return found
     raise DeclarationError(f"{value!r} of type {type(value).__name__} is not a real or complex number")
 
 
@@ -466,8 +471,8 @@ def _shared(left: Axes, right: Axes) -> Axes:
         return states
     if not left or left[-1] not in right or left[-1] in (BATCH, TIME, SOURCE):
         raise AxisError(
-            f"({' '.join(left)}) @ ({' '.join(right)}): the left side's last axis is not one to contract with the right "
-            "side; name the axes to sum over with mx.contract(a, b, over='k')"
+            f"({' '.join(left)}) @ ({' '.join(right)}): the left side's last axis is not one to contract with the "
+            "right side; name the axes to sum over with mx.contract(a, b, over='k')"
         )
     if trace is not None:
         trace.contracted.append(left[-1])

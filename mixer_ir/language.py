@@ -29,8 +29,8 @@ from mixer_ir.matrix import Entrywise, LowRank, Matrix, Softmax
 
 __all__ = [
     "exp", "exp2", "log", "log1p", "expm1", "sqrt", "abs", "sign", "sigmoid", "softplus", "relu", "silu", "gelu", "elu",
-    "tanh", "sin", "cos", "erf", "real", "imag", "conj", "complex", "minimum", "maximum", "min", "max", "clamp", "where",
-    "equal", "not_equal", "logical_and", "logical_or", "logical_not", "mod", "floordiv",
+    "tanh", "sin", "cos", "erf", "real", "imag", "conj", "complex", "minimum", "maximum", "min", "max", "clamp",
+    "where", "equal", "not_equal", "logical_and", "logical_or", "logical_not", "mod", "floordiv",
     "outer", "contract", "sum", "mean", "amax", "amin", "norm", "l2norm", "softmax",
     "cumsum", "cummax", "cumprod", "delay", "reverse", "rename", "source", "index", "size", "take", "one_hot", "detach",
 ]  # fmt: skip
@@ -187,7 +187,9 @@ def clamp(x: Any, low: Any, high: Any) -> Any:
 def where(condition: Any, a: Any, b: Any) -> Any:
     """a where the condition is true, else b."""
     if not isinstance(condition, Expr | Matrix):
-        raise DeclarationError(f"mx.where needs a condition made of signals, as x > 0 or mx.equal(x, y), not {condition!r}")
+        raise DeclarationError(
+            f"mx.where needs a condition made of signals, as x > 0 or mx.equal(x, y), not {condition!r}"
+        )
     return _entrywise("where", condition, a, b)
 
 
@@ -329,7 +331,9 @@ def rename(x: Any, **names: str) -> Expr:
         raise AxisError("mx.rename needs at least one axis, as in mx.rename(x, k='j')")
     for old, new in names.items():
         if not isinstance(new, str):
-            raise AxisError(f"mx.rename(x, {old}={new!r}): the new name of an axis is a string, as in mx.rename(x, k='j')")
+            raise AxisError(
+                f"mx.rename(x, {old}={new!r}): the new name of an axis is a string, as in mx.rename(x, k='j')"
+            )
         e = checked(Rename(of=e, old=old, new=new))
     return e
 

@@ -7,18 +7,14 @@ from mixer_ir.expr import (
     TIME,
     Apply,
     Call,
-    Contract,
     Cumulate,
     Delay,
-    Detach,
     Expr,
     Literal,
     Process,
     Read,
-    Reduce,
     Rename,
     Reverse,
-    Run,
     Signal,
     call,
 )
@@ -126,18 +122,17 @@ def _read(read: Read, name: str) -> list[Matrix] | None:
     found: list[Matrix] = []
     for key, value in p.inputs:
         if depends(key, name):
-            pair = (coefficient(key, name), Identity())
-            if pair[0] is None or depends(value, name):
-                return None
-            key, inner = call("mul", pair[0], value) if not _is_one(value) else pair[0], [pair[1]]
+            c = None if depends(value, name) else coefficient(key, name)
+            inner: list[Matrix] | None = [Identity()]
         else:
-            terms = _terms(value, name)
-            if terms is None:
-                return None
-            inner = terms
-        M: Matrix = Semiseparable(C=read.query, A=p.transition, B=key, over=p.over, strict=read.before)
+            c, inner = key, _terms(value, name)
+        if c is None or inner is None:
+            return None
+        if depends(key, name) and not _is_one(value):
+            c = call("mul", c, value)
+        M: Matrix = Semiseparable(C=read.query, A=p.transition, B=c, over=p.over, strict=read.before)
         M = M if p.reset is None else Resets(of=M, reset=p.reset)
-        found += _after(M, list(inner)) or []
+        found += _after(M, inner) or []
     return found
 
 
@@ -178,7 +173,8 @@ def _reversed(expr: Expr) -> Expr:
                 return of
         return here
 
-    return rebuild(expr, change)
+    result: Expr = rebuild(expr, change)
+    return result
 
 
 def value_signal(expr: Expr, signals: dict[str, tuple[str, ...]], returns: tuple[str, ...]) -> str | None:
@@ -196,6 +192,3 @@ def value_signal(expr: Expr, signals: dict[str, tuple[str, ...]], returns: tuple
 
     found = [n for n in found if {TIME if a == SOURCE else a for a in signals[n]} <= set(returns)]
     return max(found, key=rank) if found else None
-
-
-_ = (Contract, Detach, Reduce, Run)  # mixing along other axes, or not linear: no matrix

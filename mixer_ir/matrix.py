@@ -38,7 +38,7 @@ class Matrix(Node):
         return scaled(as_expr(other), self)
 
     def __rmul__(self, other: Any) -> Matrix:
-        return self * other
+        return self.__mul__(other)
 
     def __truediv__(self, other: Any) -> Matrix:
         if isinstance(other, Matrix):
@@ -60,7 +60,9 @@ class Matrix(Node):
 
 def as_matrix(value: Any, where: str) -> Matrix:
     if not isinstance(value, Matrix):
-        raise DeclarationError(f"M {where} x needs a matrix on both sides; turn a signal x into one with mx.diagonal(x)")
+        raise DeclarationError(
+            f"M {where} x needs a matrix on both sides; turn a signal x into one with mx.diagonal(x)"
+        )
     return value
 
 
@@ -68,7 +70,8 @@ def scaled(factor: Expr, of: Matrix) -> Matrix:
     """c M, with c free of t."""
     if TIME in factor.axes or SOURCE in factor.axes:
         raise DeclarationError(
-            "c * M needs a factor without the time axis; scale rows with mx.diagonal(d) @ M, columns with M @ mx.diagonal(d)"
+            "c * M needs a factor without the time axis; "
+            "scale rows with mx.diagonal(d) @ M, columns with M @ mx.diagonal(d)"
         )
     return Scale(factor=factor, of=of)
 
@@ -196,7 +199,7 @@ class Fourier(Matrix):
 
 @node
 class Monarch(Matrix):
-    """Two block-diagonal factors on the grid t = i·J + j, s = k·J + l:  M[(i, j), (k, l)] = left[i; j, l] · right[l; i, k].
+    """M[(i, j), (k, l)] = left[i; j, l] · right[l; i, k]: two block-diagonal factors on the grid t = i·J + j, s = k·J + l.
 
     `left` has the axes `grid[0]` (block i), `rows[1]` (out j), `grid[1]` (in l); `right` the axes `grid[1]` (block l),
     `grid[0]` (out i), `rows[0]` (in k). grid = (i, l) and rows = (k, j) name the four axes; sizes I·J = T.

@@ -15,6 +15,7 @@ from mixer_ir.matrix import Matrix
 from mixer_ir.node import walk
 from mixer_ir.resets import with_resets
 from mixer_ir.substitute import substitute
+from mixer_ir.text import mixer_text
 
 RESET = "reset"
 
@@ -44,6 +45,9 @@ class Mixer:
 
     def __repr__(self) -> str:
         return f"<Mixer {self.name}({', '.join(self.signals)})>"
+
+    def __str__(self) -> str:
+        return mixer_text(self.name, self.signals, self.body, self.returns, self.doc)
 
     # ------------------------------------------------------------------------------- what is known of it
 
@@ -84,8 +88,8 @@ class Mixer:
         found = None if self.value is None else matrix_of(expr, self.value)
         if found is None:
             raise DeclarationError(
-                f"{self.name} is not a matrix applied to one of its signals ({', '.join(self.signals)}); if it is, name "
-                "that signal with value='v' in the decorator"
+                f"{self.name} is not a matrix applied to one of its signals ({', '.join(self.signals)}); "
+                "if it is, name that signal with value='v' in the decorator"
             )
         return found
 
@@ -107,13 +111,15 @@ class Mixer:
     def __call__(self, **signals: Any) -> Expr:
         """The mixer's result for other expressions in the place of its signals."""
         given = self._given(signals, needed=list(self.signals))
-        return substitute(self.body, given)
+        result: Expr = substitute(self.body, given)
+        return result
 
     def M(self, **signals: Any) -> Matrix:
         """The mixer's matrix for other expressions in the place of its signals; the value signal is left out."""
         matrix = self._matrix(self._linear)
         given = self._given(signals, needed=[n for n in self.signals if depends(matrix, n)])
-        return substitute(matrix, given)
+        result: Matrix = substitute(matrix, given)
+        return result
 
     def _given(self, signals: Mapping[str, Any], needed: list[str]) -> dict[str, Expr]:
         unknown = [n for n in signals if n not in needed]
@@ -135,7 +141,7 @@ class Mixer:
             foreign = [a for a in e.axes if a not in declared and a in own]
             if foreign:
                 raise AxisError(
-                    f"{self.name} declares {name} with axes ({' '.join(declared)}), and was given ({' '.join(e.axes)}): "
+                    f"{self.name} declares {name} with axes ({' '.join(declared)}), but got ({' '.join(e.axes)}): "
                     f"{foreign[0]} has another meaning in it; call it differently with mx.rename"
                 )
         return given

@@ -65,8 +65,9 @@ def exact(x: Tensor) -> Tensor:
     return x if x.dtype == torch.bool else x.to(torch.int64)
 
 
-def number(value: Number, device: torch.device | None = None) -> Array:
-    return Array((), exact(torch.tensor(value, dtype=torch.float64 if type(value) is float else None, device=device)))
+def number(value: Number) -> Array:
+    dtype = {float: torch.float64, complex: torch.complex128}.get(type(value))
+    return Array((), torch.tensor(value, dtype=dtype))
 
 
 def pointwise(fn: Callable[..., Tensor], *args: Array) -> Array:

@@ -35,13 +35,19 @@ class _Interned(type):
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def node(cls: type[T]) -> type[T]:
     """Class decorator: a frozen, keyword-only, slotted dataclass whose equality is identity."""
-    return dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)(cls)
+    return dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)(cls)
 
 
 class Node(metaclass=_Interned):
     """The base of every syntax node."""
 
     __slots__ = ("__weakref__",)
+
+    def __repr__(self) -> str:
+        axes = getattr(self, "axes", None)
+        name = getattr(self, "name", None) or getattr(self, "fn", None)
+        words = [type(self).__name__, *([name] if name else []), *([f"({' '.join(axes)})"] if axes is not None else [])]
+        return f"<{' '.join(words)}>"
 
     def children(self) -> Iterator[Node]:
         """Every node held directly in a field, in the order of the fields."""

@@ -71,7 +71,10 @@ class Oracle:
     def on(cls, signals: Mapping[str, Tensor], axes: Mapping[str, Axes], initial: Initial | None = None) -> Oracle:
         named = {n: Array(tuple(axes[n]), exact(x.cpu())) for n, x in signals.items()}
         states = {n: Array(tuple(a), exact(x.cpu())) for n, (x, a) in (initial or {}).items()}
-        return cls(named, {a: n for x in named.values() for a, n in x.sizes.items()}, states)
+        sizes = {a: n for x in named.values() for a, n in x.sizes.items()}
+        if TIME in sizes:
+            sizes.setdefault(SOURCE, sizes[TIME])
+        return cls(named, sizes, states)
 
     def flipped(self) -> Oracle:
         """This oracle on the signals reversed in time."""
@@ -86,6 +89,9 @@ class Oracle:
 
     def value(self, x: Expr) -> Array:
         """The values of an expression, over all t at once."""
+        for node in walk(x):
+            if isinstance(node, e.Rename) and node.old in self.sizes:
+                self.sizes.setdefault(node.new, self.sizes[node.old])
         for node in walk(x):  # children first, so that deep expressions need no deep stack
             if isinstance(node, Expr) and node not in self.memo and not _inside_step(node):
                 self.memo[node] = self._value(node)
@@ -265,8 +271,8 @@ def _delay(x: Array, by: int, reset: Array | None, sizes: Mapping[str, int]) -> 
 
 def _take(table: Array, axis: str, index: Array) -> Array:
     """table[axis = index], shared axes matched entry by entry."""
-    axes = e.union(index.axes, e.without(table.axes, (axis,)))
-    sizes = {**table.sizes, **index.sizes}
-    rows = table.to((*axes, axis), {**sizes, axis: table.sizes[axis]})
-    chosen = index.to(axes, sizes).unsqueeze(-1)
-    return Array(axes, torch.gather(rows, -1, chosen.to(torch.int64)).squeeze(-1))
+    rows = table.named(axis, "_row")
+    axes = e.union(index.axes, e.without(rows.axes, ("_row",)))
+    sizes = {**rows.sizes, **index.sizes}
+    chosen = index.to(axes, sizes).unsqueeze(-1).to(torch.int64)
+    return Array(axes, torch.gather(rows.to((*axes, "_row"), sizes), -1, chosen).squeeze(-1))

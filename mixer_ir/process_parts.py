@@ -19,8 +19,8 @@ from mixer_ir.algebra import (
     split,
     total,
 )
-from mixer_ir.expr import TIME, Axes, Call, Contract, Expr, Process, Read, Reduce, State, Transition, union, without
-from mixer_ir.linear import Form, NotLinear, Term
+from mixer_ir.expr import TIME, Axes, Call, Contract, Expr, Process, Read, Reduce, State, Transition, without
+from mixer_ir.linear_form import Form, NotLinear, Term
 
 
 def process_of(state: State, form: Form, reads: Sequence[Axes], reset: Expr | None, *, may_gate: bool) -> Process:

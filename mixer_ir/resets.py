@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mixer_ir.errors import DeclarationError
 from mixer_ir.expr import (
     SOURCE,
@@ -14,7 +16,6 @@ from mixer_ir.expr import (
     Index,
     Process,
     Recurrence,
-    Rename,
     Reverse,
     Run,
     Size,
@@ -45,14 +46,18 @@ def with_resets(body: Expr, reset: Expr, *, of: str) -> Expr:
                 return _replace(here, reset=joined(here.reset))
             case Apply(matrix=matrix, of=operand):
                 if SOURCE in operand.axes:
-                    raise DeclarationError(f"{of} mixes across two sequences (t and s): boundary resets are of one sequence")
+                    raise DeclarationError(
+                        f"{of} mixes across two sequences (t and s): boundary resets are of one sequence"
+                    )
                 return Apply(matrix=Resets(of=matrix, reset=reset), of=operand)
             case Index(axis=axis) if axis == TIME:
                 return _position(reset)
             case Size(axis=axis) if axis == TIME:
                 raise DeclarationError(f"{of} uses the sequence's length, which a packed piece does not know at each t")
             case Reverse():
-                raise DeclarationError(f"{of} reverses a signal in time; for packed sequences use mx.flip(M), which knows pieces")
+                raise DeclarationError(
+                    f"{of} reverses a signal in time; for packed sequences use mx.flip(M), which knows pieces"
+                )
         return here
 
     return rebuild(body, change)  # type: ignore[no-any-return]
@@ -66,9 +71,4 @@ def _position(reset: Expr) -> Expr:
 
 
 def _replace(here: Node, **fields: Expr) -> Node:
-    from dataclasses import replace
-
     return replace(here, **fields)  # type: ignore[type-var]
-
-
-_ = Rename

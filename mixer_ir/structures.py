@@ -12,8 +12,8 @@ from mixer_ir.expr import BATCH, SOURCE, TIME, Axes, Expr, Transition, as_expr, 
 from mixer_ir.language import whole
 from mixer_ir.matrix import (
     Band,
-    Causal,
     Cauchy,
+    Causal,
     Circulant,
     Decay,
     Dense,
@@ -43,7 +43,9 @@ __all__ = [
 
 def _matrix(word: str, value: Any) -> Matrix:
     if not isinstance(value, Matrix):
-        raise DeclarationError(f"mx.{word} is of a matrix; turn a signal x into one, as with mx.diagonal(x) or mx.lowrank(q, k)")
+        raise DeclarationError(
+            f"mx.{word} is of a matrix; turn a signal x into one, as with mx.diagonal(x) or mx.lowrank(q, k)"
+        )
     return value
 
 
@@ -87,11 +89,13 @@ def semiseparable(C: Any, A: Any, B: Any, over: str | None = None) -> Matrix:
     """
     left, right = as_expr(C), as_expr(B)
     step = A if isinstance(A, Transition) else diagonal_transition(as_expr(A))
-    return checked(Semiseparable(C=left, A=step, B=right, over=_contracted("semiseparable", left, right, over, "C and B")))
+    return checked(
+        Semiseparable(C=left, A=step, B=right, over=_contracted("semiseparable", left, right, over, "C and B"))
+    )
 
 
 def transition(decay: Any = 1.0, low_rank: Sequence[tuple[Any, Any]] = (), along: str | None = None) -> Transition:
-    """A_t = diag(decay_t) + Σ_i a_i,t b_i,tᵀ for pairs (a, b) along the state axis `along` (by default the last shared)."""
+    """A_t = diag(decay_t) + Σ_i a_i,t b_i,tᵀ for pairs (a, b) along the state axis `along`, by default the last shared."""
     pairs = tuple((as_expr(a), as_expr(b)) for a, b in low_rank)
     if pairs and along is None:
         (along,) = _contracted("transition", *pairs[0], None, "a and b")
@@ -167,7 +171,7 @@ def band(M: Any, w: int | None, after: int | None = 0) -> Matrix:
 
 
 def mask(M: Any, allowed: Any) -> Matrix:
-    """M[t, s] where `allowed` is true, else 0; it has the axes t and s, or one of them (mx.source(x) turns t into s)."""
+    """M[t, s] where `allowed` is true, else 0; it has the axes t and s or one of them (mx.source(x) turns t into s)."""
     return checked(Mask(of=_matrix("mask", M), mask=as_expr(allowed)))
 
 

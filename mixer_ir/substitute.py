@@ -17,14 +17,16 @@ def batch_axes(states: tuple[State, ...], updates: tuple[Expr, ...], reset: Expr
     return without(union(*(u.axes for u in updates), more), (TIME, *own))
 
 
-def recurrence(name: str, states: tuple[State, ...], updates: tuple[Expr, ...], output: Expr, reset: Expr | None) -> Recurrence:
+def recurrence(
+    name: str, states: tuple[State, ...], updates: tuple[Expr, ...], output: Expr, reset: Expr | None
+) -> Recurrence:
     """A recurrence with the batch axes that follow from its parts."""
     batch = batch_axes(states, updates, reset)
     return Recurrence(name=name, states=states, batch=batch, updates=updates, output=output, reset=reset)
 
 
 def run_axes(of: Recurrence, order: Axes) -> Axes:
-    """The axes of a recurrence's output: batch axes as they stand in `order`, then the states' own as the output has them."""
+    """The axes of a recurrence's output: batch axes as they stand in `order`, then the states' own."""
     reads = any(isinstance(n, State) for n in walk(of.output))
     have = union(of.output.axes, of.batch if reads else (), (TIME,))
     own = union(*(s.axes for s in of.states))

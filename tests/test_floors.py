@@ -23,7 +23,10 @@ OUTSIDE = ("tests", "examples", "benchmarks", "docs")  # never imported by the p
 
 # ---------------------------------------------------------------------------------------------------- the tables
 
-FACE = {"mixer_ir." + name for name in ("compiled", "verify", "prove", "explain", "oracle", "cli", "__main__", "plot")}
+FACE = {
+    "mixer_ir." + name
+    for name in ("compiled", "running", "streaming", "verify", "prove", "explain", "oracle", "cli", "__main__", "plot")
+}
 
 ARROWS = {  # floor -> the floors that it may import; `door` is mixer_ir/__init__.py, `language` the rest of mixer_ir
     "catalog": {"catalog", "door", "face", "errors"},
@@ -139,7 +142,7 @@ def floor_of(module: str) -> str:
     """The floor of a module, or its top-level name where it is none of ours."""
     if module in FACE:
         return "face"
-    named = {"mixer_ir": "door", "mixer_ir.errors": "errors"}
+    named = {"mixer_ir": "door", "mixer_ir.errors": "errors", "mixer_ir.functions": "errors"}
     top = module.partition(".")[0]
     return named.get(module, "language" if top == "mixer_ir" else top)
 

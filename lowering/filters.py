@@ -1,0 +1,73 @@
+"""What the convolutional forms start from: a signal, the filter, and where the rows lie in the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lowering.build import Builder
+from lowering.grid import Grid
+from lowering.program import Value
+from mixer_ir.errors import FormError
+from mixer_ir.expr import SOURCE, TIME, Apply, Expr
+from mixer_ir.matrix import Circulant, Toeplitz
+
+LAG = "_lag"
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """y_t = Σ_l h_l v_{t−l} + Σ_{l ≥ 1} g_l v_{t+l}, of which `length` rows from `first` on are wanted.
+
+    v        the signal along t        h, anti   the filter's lags along `_lag`
+    circular v and h wrap around       first     a position, or a value where a stream says where it is
+    """
+
+    v: Value
+    h: Value
+    anti: Value | None
+    circular: bool
+    first: int | Value
+    length: int
+
+    @property
+    def reaches(self) -> int:
+        """How many rows, from v's first position on, hold all that are wanted."""
+        if isinstance(self.first, int):
+            return self.first + self.length
+        return self.v.size(TIME) + self.h.size(LAG)
+
+    def rows(self, b: Builder, y: Value) -> Value:
+        """The rows that are wanted of a convolution whose row 0 is v's first position."""
+        if isinstance(self.first, int):
+            return b.slice(y, TIME, self.first, self.first + self.length)
+        index = b.add(b.iota(TIME, self.length), self.first)
+        return b.take(b.rename(y, TIME, "_row"), "_row", index)
+
+
+def filter_of(e: Apply, on: Grid, form: str) -> Filter:
+    """The filter of an application of a Toeplitz or circulant matrix; FormError for any other."""
+    b = on.b
+    v = b.rename(b.expand(on.col(e.of), {SOURCE: on.cols.size}), SOURCE, TIME)
+    match e.matrix:
+        case Circulant(h=h):
+            return Filter(v, _taps(on, h, TIME), None, True, 0, on.rows.size)
+        case Toeplitz(h=h, anti=anti, lags=lags):
+            n = on.rows.size
+            if on.ctx.stream.active and lags == TIME and TIME in h.axes:
+                taps = b.rename(on.ctx.history(h, None), TIME, LAG)
+                held = on.ctx.stream.before(None)
+                return Filter(v, taps, None, False, _row(on, held) if held else 0, n)
+            back = None if anti is None else _taps(on, anti, lags)
+            return Filter(v, _taps(on, h, lags), back, False, on.cols.size - n if not on.cross else 0, n)
+    raise FormError(f"{type(e.matrix).__name__} has no form {form!r}: it is not a convolution")
+
+
+def _row(on: Grid, held: int) -> Value:
+    """Signal and filter both end with the latest entry; before their first one, `held − time` places are empty."""
+    return on.b.sub(2 * held, on.start())
+
+
+def _taps(on: Grid, h: Expr, lags: str) -> Value:
+    value = on.filters.of(h)
+    length = max(on.rows.size, on.cols.size)
+    return on.b.rename(on.b.expand(value, {lags: length}), lags, LAG)

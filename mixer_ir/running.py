@@ -1,0 +1,61 @@
+"""Running a program on torch tensors with the backend that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backends import BACKENDS, autograd, prepare
+from lowering.program import Program
+from mixer_ir.binding import nearest
+from mixer_ir.errors import BackendError, OptionError, one_of
+
+Run: TypeAlias = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+ABSENT = ("native", "triton")
+"""names that later versions keep for backends of their own"""
+
+
+def checked_backend(name: str) -> str:
+    """The backend that runs under this name."""
+    if name == "auto":
+        return "eager"
+    if name in ABSENT and name not in BACKENDS:
+        raise BackendError(f"the backend {name!r} is not part of this version; backends: {one_of(BACKENDS)}")
+    if name not in BACKENDS:
+        raise OptionError(f"there is no backend {name!r}{nearest(name, BACKENDS)}; backends: auto, {one_of(BACKENDS)}")
+    return name
+
+
+def runner(backend: str, program: Program) -> Run:
+    """The program as a differentiable function of tensors by input name; its adjoints run on the same backend."""
+    if backend == "eager":
+        return autograd.differentiable(program)
+    return autograd.differentiable(program, partial(through_arrays, backend))
+
+
+def through_arrays(backend: str, program: Program) -> Run:
+    """The program on a backend that computes with NumPy arrays."""
+    run = prepare(backend, program)
+
+    def call(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        device = next((x.device for x in tensors.values() if x.dim()), None)
+        out = run({n: x.detach().resolve_conj().cpu().numpy() for n, x in tensors.items()})
+        return {n: _tensor(x).to(device) for n, x in out.items()}
+
+    return call
+
+
+def _tensor(x: Any) -> Tensor:
+    """A NumPy array as a tensor; exact (SymPy) entries as floating-point numbers."""
+    if not isinstance(x, np.ndarray) or x.dtype.kind != "O":
+        return torch.as_tensor(x)
+    entries = [complex(v) for v in x.ravel()]
+    real = all(v.imag == 0 for v in entries)
+    values = [v.real for v in entries] if real else entries
+    return torch.tensor(values, dtype=torch.float64 if real else torch.complex128).reshape(x.shape)
