@@ -55,13 +55,15 @@ def window(v: Value) -> Call:
     return lambda x: x[index]
 
 
-def pad(v: Value) -> Call:
+def pad(v: Value, fill: Any = None) -> Call:
+    """Padded with `fill`, or with the number that the operation names."""
     op = _as(v, p.Pad)
+    fill = op.value if fill is None else fill
     at = v.axes.index(op.axis)
     stop = op.before + v.args[0].size(op.axis)
 
     def padded(x: Array) -> Array:
-        y = np.full(v.shape, op.value, dtype=x.dtype)
+        y = np.full(v.shape, fill, dtype=x.dtype)
         y[(*[slice(None)] * at, slice(op.before, stop))] = x
         return y
 

@@ -98,6 +98,8 @@ def expand(v: Value, setting: Setting) -> Call:
 
 def order(v: Value, setting: Setting) -> Call:
     permutation = [v.args[0].axes.index(a) for a in v.axes]
+    if op_of(v, p.Order).packed:
+        return lambda x: x.permute(permutation).contiguous()
     return lambda x: x.permute(permutation)
 
 

@@ -70,12 +70,15 @@ def _product_sum(v: Value) -> Call:
     return product_sum
 
 
+REDUCTIONS: dict[str, Callable[..., Tensor]] = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}
+
+
 def reduce(v: Value, setting: Setting) -> Call:
     op, x = op_of(v, p.Reduce), v.args[0]
     dims = tuple(x.axes.index(a) for a in op.over)
     if all(x.size(a) == 1 for a in op.over):
         return (lambda z: z.squeeze(dims[0])) if len(dims) == 1 else (lambda z: z.reshape(v.shape))
-    fn: Callable[..., Tensor] = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[op.fn]
+    fn = REDUCTIONS[op.fn]
     return lambda z: fn(z, dims)
 
 

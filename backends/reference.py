@@ -122,6 +122,14 @@ def cast(v: Value) -> Call:
 # ---------------------------------------------------------------------------------------------- sums along axes
 
 
+REDUCTIONS: dict[str, Callable[..., Array]] = {"sum": np.sum, "max": np.max, "min": np.min}
+CUMULATIONS: dict[str, Callable[..., Array]] = {
+    "sum": np.cumsum,
+    "prod": np.cumprod,
+    "max": np.maximum.accumulate,
+}
+
+
 def contract(v: Value) -> Call:
     letters = {a: i for i, a in enumerate(dict.fromkeys((*v.args[0].axes, *v.args[1].axes)))}
     x_axes, y_axes, axes = ([letters[a] for a in axes] for axes in (v.args[0].axes, v.args[1].axes, v.axes))
@@ -131,7 +139,7 @@ def contract(v: Value) -> Call:
 def reduce(v: Value) -> Call:
     assert isinstance(v.op, p.Reduce)
     at = tuple(v.args[0].axes.index(a) for a in v.op.over)
-    fn: Callable[..., Array] = {"sum": np.sum, "max": np.max, "min": np.min}[v.op.fn]
+    fn = REDUCTIONS[v.op.fn]
     return lambda x: fn(x, axis=at)
 
 
@@ -144,7 +152,7 @@ def cumulate(v: Value) -> Call:
     op = v.op
     assert isinstance(op, p.Cumulate)
     at = v.axes.index(op.axis)
-    fn: Callable[..., Array] = {"sum": np.cumsum, "prod": np.cumprod, "max": np.maximum.accumulate}[op.fn]
+    fn = CUMULATIONS[op.fn]
     start = neutral(op.fn, v.kind)
 
     def cumulated(x: Array) -> Array:
@@ -152,7 +160,7 @@ def cumulate(v: Value) -> Call:
         y = fn(x, axis=at)
         if op.exclusive:
             y = np.roll(y, 1, at)
-            y[(*[slice(None)] * at, 0)] = start
+            np.moveaxis(y, at, 0)[0] = start
         return np.flip(y, at) if op.reverse else y
 
     return cumulated

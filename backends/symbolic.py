@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from backends.arrays import MOVES, Array, aligned, region, scan
+from backends.arrays import MOVES, Array, aligned, pad, region, scan
 from backends.plan import Call, check_shape, given, plan
 from backends.uniform import uniform
 from lowering import program as p
@@ -40,7 +40,7 @@ def prepare(program: Program) -> Callable[[Mapping[str, Any]], dict[str, Array]]
 
 
 def symbols(program: Program) -> dict[str, Array]:
-    """An array of symbols for each input: q[0,1] for entry (0, 1) of q. Truth values are left out: they must be known."""
+    """An array of symbols for each input: q[0,1] for entry (0, 1) of q. Truth values must be known: none for them."""
     import sympy
 
     facts = {"int": {"integer": True}, "real": {"real": True}, "complex": {"complex": True}}
@@ -149,6 +149,11 @@ def constant(v: Value, s: S) -> Call:
 
 def iota(v: Value, s: S) -> Call:
     return lambda: each(s.Integer, np.arange(v.shape[0]).astype(object))
+
+
+def padded(v: Value, s: S) -> Call:
+    assert isinstance(v.op, p.Pad)
+    return pad(v, number(s, v.op.value))
 
 
 def cast(v: Value, s: S) -> Call:
@@ -277,6 +282,7 @@ def indexed(move: Callable[[Value], Call]) -> Callable[[Value, S], Call]:
 
 OPERATIONS: dict[type, Callable[[Value, S], Call]] = {
     **{op: (lambda v, s, move=move: move(v)) for op, move in MOVES.items()},  # type: ignore[misc]
+    p.Pad: padded,
     p.Take: indexed(MOVES[p.Take]),
     p.Put: indexed(MOVES[p.Put]),
     p.Constant: constant,

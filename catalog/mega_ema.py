@@ -79,7 +79,7 @@ ENTRY = Entry(
     mixers={m.name: m for m in (damped_ema, two_way_ema)},
     layer=MultiHeadEMA,
     facts={
-        "names": "the code's delta is the paper's α before its sigmoid, the code's alpha its δ, the code's gamma its η √n",
+        "names": "the code's delta is the paper's α before its sigmoid, its alpha the δ, its gamma the η √n",
         "layer": "the moving average alone; MEGA's gated attention follows it in the paper",
     },
     counts=(Count("layer", {"d_model": 160}, 10_400),),

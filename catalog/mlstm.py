@@ -16,10 +16,10 @@ PAPER, YEAR = "arXiv 2405.04517", 2024
 
 @mx.mixer(paper=PAPER, year=YEAR)
 def mlstm(q: "b t h k", k: "b t h k", v: "b t h v", i: "b t h", f: "b t h") -> "b t h v":
-    """C_t = σ(f_t) C_{t−1} + e^{i_t} k_t v_tᵀ,   n_t = σ(f_t) n_{t−1} + e^{i_t} k_t,   y_t = C_tᵀ q_t / max(|n_tᵀ q_t|, 1)
+    """C_t = σ(f_t) C_{t−1} + e^{i_t} k_t v_tᵀ,  n_t = σ(f_t) n_{t−1} + e^{i_t} k_t,  y_t = C_tᵀ q_t / max(|n_t·q_t|, 1)
 
     Written with weights divided by e^{m_t}, m_t = max(m_{t−1} + log σ(f_t), i_t) = F_t + max_{s ≤ t} (i_s − F_s), where
-    F_t = Σ_{s ≤ t} log σ(f_s); then no exponent is positive, and the normaliser is max(|n_tᵀ q_t|, e^{−m_t}).
+    F_t = Σ_{s ≤ t} log σ(f_s); then no exponent is positive, and the normaliser is max(|n_t·q_t|, e^{−m_t}).
     """
     F_t = mx.cumsum(-mx.softplus(-f))
     top = mx.cummax(i - F_t)

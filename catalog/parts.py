@@ -53,7 +53,7 @@ class ShortConvolution(nn.Module):
 
 
 class GatedRMSNorm(nn.Module):
-    """RMSNorm over groups of channels with a SiLU gate: norm(y · SiLU(z)) · w, or norm(y) · w · SiLU(z) (`norm_first`)."""
+    """RMSNorm over groups of channels, gated: norm(y · SiLU(z)) · w, or norm(y) · w · SiLU(z) with `norm_first`."""
 
     def __init__(self, width: int, *, eps: float = 1e-5, groups: int = 1, norm_first: bool = False) -> None:
         super().__init__()

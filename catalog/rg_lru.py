@@ -18,7 +18,10 @@ PAPER, YEAR = "arXiv 2402.19427", 2024
 
 @mx.recurrence(paper=PAPER, year=YEAR)
 def rg_lru(h: mx.State("d"), x: "b t d", r: "b t d", i: "b t d", Lambda: "d", start: "b t") -> "b t d":
-    """h_t = a_t h_{t−1} + √(1 − a_t²) (i_t x_t),   a_t = exp(−8 softplus(Λ) r_t);  the first token enters whole (`start`)"""
+    """h_t = a_t h_{t−1} + √(1 − a_t²) (i_t x_t),   a_t = exp(−8 softplus(Λ) r_t)
+
+    Where `start` is true, at the first token of a sequence, i_t x_t enters whole.
+    """
     log_a = -8 * mx.softplus(Lambda) * r
     scale = mx.where(start, 1, mx.sqrt(mx.maximum(-mx.expm1(2 * log_a), 1e-30)))
     h = mx.exp(log_a) * h + scale * i * x

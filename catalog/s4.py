@@ -40,6 +40,7 @@ class S4Kernel(nn.Module):
         A, P, B = legs_normal_form(d_state)
         self.C = nn.Parameter(torch.randn(1, d_model, d_state // 2, 2) * math.sqrt(0.5))
         self.inv_dt = nn.Parameter(log_uniform((d_model, 1), dt_min, dt_max).log())
+        B = torch.complex(B.real, B.imag.clamp(-2, 2))
         self.B = nn.Parameter(torch.view_as_real(B)[None, None].contiguous())
         self.P = nn.Parameter(torch.view_as_real(P)[None, None].contiguous())
         self.A_real = nn.Parameter(torch.log(-A.real)[None])

@@ -18,7 +18,10 @@ PAPER, YEAR = "arXiv 2206.11893", 2022
 
 @mx.recurrence(paper=PAPER, year=YEAR)
 def s4d(x: mx.State("n"), u: "b t d", dt: "d", A: "d n", B: "d n", C: "d n", D: "d") -> "b t d":
-    """x_t = e^{ΔA} x_{t−1} + ((e^{ΔA} − 1) / A) B u_t,   y_t = 2 Re(Cᵀ x_t) + D u_t;  A, B, C complex, half of each pair"""
+    """x_t = e^{ΔA} x_{t−1} + ((e^{ΔA} − 1) / A) B u_t,   y_t = 2 Re(Cᵀ x_t) + D u_t
+
+    A, B and C are complex, and hold one of each conjugate pair.
+    """
     x = mx.exp(dt * A) * x + mx.expm1(dt * A) / A * B * u
     return x, 2 * mx.real(C @ x) + D * u
 

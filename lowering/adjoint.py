@@ -69,7 +69,7 @@ class Cotangents:
 
     def add(self, v: Value, ct: Value | None) -> None:
         """One more contribution to v's; sums over axes that v lacks and repeats along those that it has alone."""
-        if ct is None or v not in self._live or not v.differentiable:
+        if ct is None or v not in self._live or not v.differentiable or is_zero(ct):
             return
         b = self._b
         ct = b.cast(ct, v.kind)
@@ -85,6 +85,13 @@ class Cotangents:
 
     def live(self, v: Value) -> bool:
         return v in self._live
+
+
+def is_zero(v: Value) -> bool:
+    """Whether v is nothing but the number 0, repeated: such a cotangent is not passed on."""
+    if isinstance(v.op, p.Constant):
+        return v.op.value == 0
+    return isinstance(v.op, p.Expand | p.Order) and is_zero(v.args[0])
 
 
 def zeros(b: Builder, v: Value) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lowering import direct, fft, monarch
+from lowering import direct, fft, flash, monarch
 from lowering.context import Choice, Context
 from lowering.entries import entries
 from lowering.grid import Grid
@@ -51,6 +51,7 @@ def parallel(e: Apply, on: Grid, choice: Choice) -> Value:
 FORMS: dict[str, Form] = {
     "dense": dense,
     "parallel": parallel,
+    "flash": flash.lower,
     "fft": fft.lower,
     "monarch": monarch.lower,
     "direct": direct.lower,

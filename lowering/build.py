@@ -125,12 +125,12 @@ class Builder:
             return x
         return self._new(p.Expand(), (x,), (*x.axes, *missing), (*x.shape, *missing.values()), x.kind)
 
-    def order(self, x: Value, axes: Axes) -> Value:
-        """x with its axes in the order given."""
+    def order(self, x: Value, axes: Axes, *, packed: bool = False) -> Value:
+        """x with its axes in the order given, and stored so if `packed`."""
         _check(set(axes) == set(x.axes) and len(axes) == len(x.axes), f"{x.axes} cannot be put as {axes}")
         if axes == x.axes:
             return x
-        return self._new(p.Order(), (x,), axes, tuple(x.size(a) for a in axes), x.kind)
+        return self._new(p.Order(packed), (x,), axes, tuple(x.size(a) for a in axes), x.kind)
 
     def cast(self, x: Value, kind: Kind) -> Value:
         return x if x.kind == kind else self._like(p.Cast(kind), x, kind=kind)

@@ -30,7 +30,7 @@ from lowering.segment import (
     segment,
 )
 from lowering.stretch import in_stretches
-from mixer_ir.expr import TIME
+from mixer_ir.expr import TIME, without
 
 CHUNK_LENGTH = 64
 HELD = 1 << 22
@@ -63,16 +63,12 @@ def _chunks(b: Builder, parts: Parts, length: int) -> tuple[list[Value], Value]:
     main = count * length
     if main < parts.steps:
         return in_stretches(b, parts, main, lambda b, p: _chunks(b, p, length))
-    if count == 1:
-        cut = parts.map(lambda x: b.rename(x, TIME, STEP), steps=length, initial=parts.initial)
-    else:
-        cut = parts.map(
-            lambda x: b.split(x, TIME, CHUNK, STEP, length) if TIME in x.axes else x,
-            steps=length,
-            initial=parts.initial,
-        )
+    cut = parts.map(lambda x: _laid_out(b, parts, x, length, count), steps=length, initial=parts.initial)
     formula = segment(
-        before=tuple(q.before for q in parts.queries), pairs=len(parts.inputs), low_rank=parts.low_rank is not None
+        before=tuple(q.before for q in parts.queries),
+        pairs=len(parts.inputs),
+        low_rank=parts.low_rank is not None,
+        shared=parts.shared,
     )
     terms = Affine(b, Blocks(b, cut))
     reads, state = _linked(b, parts, terms, formula, count)
@@ -81,6 +77,15 @@ def _chunks(b: Builder, parts: Parts, length: int) -> tuple[list[Value], Value]:
     if count == 1:
         return [b.rename(y, STEP, TIME) for y in reads], state
     return [b.merge(y, CHUNK, STEP, TIME) for y in reads], state
+
+
+def _laid_out(b: Builder, parts: Parts, x: Value, length: int, count: int) -> Value:
+    """x with time as `_c` and `_i`, stored as the products of matrices want it: the steps of a chunk together."""
+    if TIME in x.axes:
+        x = b.rename(x, TIME, STEP) if count == 1 else b.split(x, TIME, CHUNK, STEP, length)
+    wanted = (*parts.frame.batch, CHUNK, STEP, RANK, ROW, KEY, VALUE)
+    rest = without(x.axes, wanted)
+    return b.order(x, (*rest, *(a for a in wanted if a in x.axes)), packed=True)
 
 
 def _linked(b: Builder, parts: Parts, terms: Affine, formula: Segment, count: int) -> tuple[list[Value], Value]:

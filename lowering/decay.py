@@ -213,7 +213,8 @@ class Blocks:
         if parts.low_rank:
             a, reader = parts.low_rank
             self.rows[READER] = reader
-            self.columns[WRITER] = b.rename(a, RANK, SOURCE_RANK)
+            if parts.shared is None:
+                self.columns[WRITER] = b.rename(a, RANK, SOURCE_RANK)
         self.pairs = [(row, col) for row in self.rows for col in self.columns]
         self._tree = self._grown()
 
@@ -271,4 +272,4 @@ class Blocks:
         return None if self._tree is None else self._tree.whole
 
     def given(self, column: Column) -> Value:
-        return self.b.rename(self.b.expand(self.values[column], {STEP: self.length}), STEP, SOURCE)
+        return self.b.expand(self.values[column], {STEP: self.length})

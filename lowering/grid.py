@@ -56,6 +56,8 @@ class Grid:
         if cross:
             return cls(ctx, rows, Span(0, ctx.size(SOURCE, "cross mixing"), SOURCE), None, ctx)
         earlier = reach is None or reach > 0
+        if earlier and ctx.stream.active:
+            ctx.stream.time(ctx.length)  # what is cached is told by it from what never was
         return cls(ctx, rows, Span(-ctx.stream.before(reach), ctx.length, TIME, earlier), reach, ctx)
 
     @property
@@ -198,15 +200,18 @@ class Grid:
 
     def there(self) -> Value | None:
         """Rows and columns of the same packed piece that are not before the beginning; None: all."""
+        return every(self.b, [*(self.b.map("eq", r, c) for r, c in self.piece_pairs()), *self.begun()])
+
+    def piece_pairs(self) -> list[tuple[Value, Value]]:
+        """The numbers of the packed pieces at every row and at every column."""
         b = self.b
-        kept = [
-            b.map("eq", self._cut(p, self.rows, -1), b.rename(self._cut(p, self.cols, -1), TIME, SOURCE))
-            for p in self.pieces
-        ]
-        for span, axis in ((self.rows, TIME), (self.cols, SOURCE)):
-            if span.low < 0 and span.axis == TIME:
-                kept.append(b.map("le", 0, self.position_of(span, axis)))
-        return every(b, kept)
+        return [(self._cut(p, self.rows, -1), b.rename(self._cut(p, self.cols, -1), TIME, SOURCE)) for p in self.pieces]
+
+    def begun(self) -> list[Value]:
+        """Of rows and columns that may lie before the beginning, whether they do not."""
+        spans = ((self.rows, TIME), (self.cols, SOURCE))
+        early = [(span, axis) for span, axis in spans if span.low < 0 and span.axis == TIME]
+        return [self.b.map("le", 0, self.position_of(span, axis)) for span, axis in early]
 
     def within(self, reset: Expr) -> Grid:
         """The grid under one more reset."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lowering.build import Builder
-from lowering.program import Value
+from lowering.program import Map, Value
 from mixer_ir.expr import TIME, Axes, union, without
 from mixer_ir.functions import WIDTH, Kind
 
@@ -108,8 +108,11 @@ class Parts:
         )
 
     @property
-    def has_key(self) -> bool:
-        return bool(self.frame.keys)
+    def shared(self) -> int | None:
+        """The input whose key is also the `a` of the low rank, if there is one."""
+        if self.low_rank is None:
+            return None
+        return next((i for i, (k, _) in enumerate(self.inputs) if k is self.low_rank[0]), None)
 
     @property
     def state_sizes(self) -> dict[str, int]:
@@ -193,6 +196,8 @@ def gather(
     def value(x: Value) -> Value:
         return _merged(b, _number(b, x), values, VALUE, sizes)
 
+    inputs = [(core, b.mul(scale, v)) for (core, scale), v in ((_scaled(b, k, keys), v) for k, v in inputs)]
+    low_rank = [(core, b.mul(scale, y)) for (core, scale), y in ((_scaled(b, x, keys), y) for x, y in low_rank)]
     pairs = [(key(x), key(y)) for x, y in low_rank]
     parts = Parts(
         steps=steps,
@@ -210,6 +215,28 @@ def gather(
     kind = max(("real", *(x.kind for x in driving)), key=WIDTH.__getitem__)
     parts = replace(parts, kind=kind)
     return parts if parts.initial is None else replace(parts, initial=as_state(b, parts, parts.initial))
+
+
+def _scaled(b: Builder, x: Value, axes: Axes) -> tuple[Value, Value]:
+    """x as vector · scale, all factors without the axes `axes` in the scale.
+
+    A scale moves to the other side of an outer product, where it costs as little; and then vectors that differ by
+    a scale alone are one and the same.
+    """
+    if not any(a in x.axes for a in axes):
+        return x, b.const(1)
+    if isinstance(x.op, Map):
+        match x.op.fn, x.args:
+            case "neg", (y,):
+                vector, scale = _scaled(b, y, axes)
+                return vector, b.map("neg", scale)
+            case "mul", (y, z):
+                if any(a in y.axes for a in axes):
+                    y, z = z, y
+                if not any(a in y.axes for a in axes):
+                    vector, scale = _scaled(b, z, axes)
+                    return vector, b.mul(y, scale)
+    return x, b.const(1)
 
 
 def _number(b: Builder, x: Value) -> Value:

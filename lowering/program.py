@@ -49,7 +49,9 @@ class Expand:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The argument with its axes in another order."""
+    """The argument with its axes in another order; `packed`: and stored in that order, where a backend stores."""
+
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

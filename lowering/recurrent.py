@@ -32,15 +32,14 @@ def step(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value
 def _steps(b: Builder, parts: Parts) -> tuple[list[Value], Value]:
     """The loop over steps; what is the same at every step stays outside it."""
     arrays = parts.arrays
-    steps = [x for x in arrays if TIME in x.axes]
-    constants = [x for x in arrays if TIME not in x.axes]
+    steps = list(dict.fromkeys(x for x in arrays if TIME in x.axes))
+    constants = list(dict.fromkeys(x for x in arrays if TIME not in x.axes))
 
     def body(
         inner: Builder, carries: list[Value], here: list[Value], fixed: list[Value]
     ) -> tuple[list[Value], list[Value]]:
-        moving, still = iter(here), iter(fixed)
-        made = [next(moving) if TIME in x.axes else next(still) for x in arrays]
-        single = parts.with_arrays(made, steps=1, initial=carries[0])
+        known = dict(zip((*steps, *constants), (*here, *fixed), strict=True))
+        single = parts.map(known.__getitem__, steps=1, initial=carries[0])
         reads, state = update(inner, single, carries[0])
         return [state], reads
 
@@ -51,12 +50,18 @@ def _steps(b: Builder, parts: Parts) -> tuple[list[Value], Value]:
 
 def update(b: Builder, parts: Parts, state: Value | None) -> tuple[list[Value], Value]:
     """One step on parts without t: the reads and the new state; a state of None is zero."""
-    terms = [b.mul(k, v) for k, v in parts.inputs]
+    driving = list(parts.inputs)
+    terms = []
     if state is not None:
         terms.append(_moved(b, parts, state))
         if parts.low_rank:
             x, y = parts.low_rank
-            terms.append(b.contract(x, b.contract(y, state, (KEY,)), (RANK,)))
+            auxiliary = b.contract(y, state, (KEY,))
+            if parts.shared is None:
+                terms.append(b.contract(x, auxiliary, (RANK,)))
+            else:
+                driving[parts.shared] = (x, b.add(driving[parts.shared][1], auxiliary))
+    terms += [b.mul(k, v) for k, v in driving]
     new = as_state(b, parts, b.add(*terms) if terms else b.const(0.0))
     before = zero_state(b, parts) if state is None else state
     return [b.contract(q.vector, before if q.before else new, (KEY,)) for q in parts.queries], new

@@ -24,7 +24,8 @@ Then  W = B̃ S₀ + L_ba W + L_bk V  is solved for W, and
 It holds for every C ≥ 1: C = 1 is the recurrence itself, and two formulas laid end to end give the formula of the
 joined segment, because Φ(t←s) = Φ(t←m) Φ(m←s) makes the cross blocks products, L_xy[2, 1] = X̃₂ Ỹ₁. So the terms
 below are interpreted twice: as arrays (lowering/chunked.py), and as symbols that do not commute (the proof).
-With several input pairs, `k` and `v` are numbered and their terms added.
+With several input pairs, `k` and `v` are numbered and their terms added. Where a = k, as when a state forgets along
+the key that it writes, both drive one column: L_qk (W + V).
 """
 
 from __future__ import annotations
@@ -137,22 +138,26 @@ def inputs(count: int) -> tuple[Column, ...]:
     return tuple(Column(f"k{i}") for i in range(count))
 
 
-def segment(*, before: tuple[bool, ...], pairs: int, low_rank: bool) -> Segment:
-    """The formula for reads with the given `before` flags, `pairs` inputs, and perhaps a low-rank part."""
-    columns = inputs(pairs)
+def segment(*, before: tuple[bool, ...], pairs: int, low_rank: bool, shared: int | None = None) -> Segment:
+    """The formula for reads with the given `before` flags, `pairs` inputs, and perhaps a low-rank part.
 
-    def driven(row: Row) -> tuple[Term, ...]:
-        return tuple(Dot(Scores(row, k), Given(k)) for k in columns)
+    shared   the input whose key is the low rank's a as well: a w_tᵀ + k v_tᵀ = k (w + v)ᵀ, one column for both
+    """
+    columns = inputs(pairs)
+    writer = WRITER if shared is None else columns[shared]
+    given: dict[Column, tuple[Term, ...]] = {k: (Given(k),) for k in columns}
+
+    def driven(row: Row, values: dict[Column, tuple[Term, ...]]) -> tuple[Term, ...]:
+        return tuple(Dot(Scores(row, k), Plus(v)) for k, v in values.items())
 
     auxiliary: Term | None = None
     if low_rank:
-        auxiliary = Dot(Resolve(READER, WRITER), Plus((Dot(Entering(READER), Incoming()), *driven(READER))))
+        auxiliary = Dot(Resolve(READER, writer), Plus((Dot(Entering(READER), Incoming()), *driven(READER, given))))
+    every = given if auxiliary is None else {**given, writer: (*given.get(writer, ()), auxiliary)}
 
     def read(row: Row) -> Term:
-        through = () if auxiliary is None else (Dot(Scores(row, WRITER), auxiliary),)
-        return Plus((Dot(Entering(row), Incoming()), *through, *driven(row)))
+        return Plus((Dot(Entering(row), Incoming()), *driven(row, every)))
 
-    through = () if auxiliary is None else (Dot(Leaving(WRITER), auxiliary),)
-    kept = tuple(Dot(Leaving(k), Given(k)) for k in columns)
-    state = Plus((Dot(Whole(), Incoming()), *through, *kept))
+    kept = tuple(Dot(Leaving(k), Plus(v)) for k, v in every.items())
+    state = Plus((Dot(Whole(), Incoming()), *kept))
     return Segment(auxiliary=auxiliary, reads=tuple(read(row) for row in queries(before)), state=state)

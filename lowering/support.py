@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from lowering.grid import Grid, every
 from lowering.program import Value
@@ -104,7 +104,10 @@ def ahead(M: Matrix) -> Matrix | None:
             return None if anti is None else M
         case m.Band(of=of, after=after):
             return None if after is not None and after <= 0 else ahead(of)
-        case m.Mask(of=of) | m.Softmax(of=of) | m.Normalize(of=of) | m.Resets(of=of) | m.Scale(of=of):
+        case m.Softmax(of=of):
+            masked = lookahead(of)
+            return None if masked is not None and masked <= 0 else M
+        case m.Mask(of=of) | m.Normalize(of=of) | m.Resets(of=of) | m.Scale(of=of):
             return ahead(of)
         case m.Shift(of=of, by=by):
             return M if by < 0 else ahead(of)
@@ -127,7 +130,10 @@ def reach(M: Matrix, sizes: Mapping[str, int]) -> int | None:
             return sizes[lags] - 1
         case m.Band(of=of, before=before):
             return _least([None if before is None else max(before - 1, 0), reach(of, sizes)])
-        case m.Causal(of=of) | m.Scale(of=of) | m.Mask(of=of) | m.Softmax(of=of) | m.Normalize(of=of):
+        case m.Softmax(of=of):
+            back = lookback(of)
+            return None if back is None else max(back, 0)
+        case m.Causal(of=of) | m.Scale(of=of) | m.Mask(of=of) | m.Normalize(of=of):
             return reach(of, sizes)
         case m.Resets(of=of) | m.Decay(of=of):
             return reach(of, sizes)
@@ -138,6 +144,38 @@ def reach(M: Matrix, sizes: Mapping[str, int]) -> int | None:
             return _least([reach(x, sizes) for x in args])
         case m.Entrywise(fn=fn, args=(of,)) if fn in ZERO_STAYS:
             return reach(of, sizes)
+    return None
+
+
+def lookahead(M: Matrix) -> int | None:
+    """How many columns after its own a row has that no mask takes away; None: all of them."""
+    match M:
+        case m.Causal(of=of) | m.Decay(of=of):
+            return _least([0, lookahead(of)])
+        case m.Band(of=of, after=after):
+            return _least([after, lookahead(of)])
+    return _by_parts(M, lookahead)
+
+
+def lookback(M: Matrix) -> int | None:
+    """How many columns before its own a row has that no mask takes away; None: all of them."""
+    match M:
+        case m.Band(of=of, before=before):
+            return _least([None if before is None else before - 1, lookback(of)])
+        case m.Causal(of=of) | m.Decay(of=of):
+            return lookback(of)
+    return _by_parts(M, lookback)
+
+
+def _by_parts(M: Matrix, reach: Callable[[Matrix], int | None]) -> int | None:
+    match M:
+        case m.Scale(of=of) | m.Mask(of=of) | m.Resets(of=of) | m.Softmax(of=of) | m.Normalize(of=of):
+            return reach(of)
+        case m.Entrywise(fn="mul", args=args):
+            return _least([reach(x) for x in args])
+        case m.Sum(terms=parts) | m.Entrywise(args=parts):
+            each = [reach(x) for x in parts]
+            return None if None in each else max(x for x in each if x is not None)
     return None
 
 

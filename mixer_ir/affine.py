@@ -29,6 +29,7 @@ from mixer_ir.expr import (
 from mixer_ir.linear_form import Form, NotLinear, Term
 from mixer_ir.node import Node
 from mixer_ir.process_parts import process_of, read_of
+from mixer_ir.text import formula
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class _Reader:
             x = self.free(self.read(child, me), me)
             if x is None:
                 assert me is not None
-                raise NotLinear(f"the update of {me.name} is not affine in {me.name}, because of {e}", e)
+                raise NotLinear(f"the update of {me.name} is not affine in {me.name}, because of {formula(e)}", e)
             return x
 
         return e.with_children(change)
@@ -146,7 +147,7 @@ class _Reader:
             return state
         if state in self.open:
             names = ", ".join(s.name for s in self.open)
-            raise NotLinear(f"the states {names} feed each other, so that none has an update of its own: {at}", at)
+            raise NotLinear(f"the states {names} feed each other, so that none has an update of its own: {formula(at)}", at)
         self.open.append(state)
         update = self.recurrence.updates[self.recurrence.states.index(state)]
         alone = isinstance(update, State) or not self.stateful(update)
@@ -208,4 +209,3 @@ class _Reader:
                     query = product(query, keep(reset))
                 table[self.reads[t]] = read_of(process, replace(t, query=query))
         return replaced(output, table)
-

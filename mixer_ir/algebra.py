@@ -121,6 +121,8 @@ def contracted(left: Expr, right: Expr, over: Axes) -> Expr:
     """Σ_over left · right, with every factor that lacks `over` taken out of the sum."""
     if is_zero(left) or is_zero(right):
         return ZERO
+    if not over:
+        return product(left, right)
     (a, outside_a), (b, outside_b) = split([left], over), split([right], over)
     gone = tuple(x for x in over if x in a.axes or x in b.axes)
     counts = [ones(x) for x in over if x not in gone]

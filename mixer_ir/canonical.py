@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from mixer_ir.expr import Apply, Call, Delay, Expr, Process, Read, Reverse, Run
+from mixer_ir.expr import Apply, Delay, Expr, Process, Reverse, Run
 from mixer_ir.matrix import Matrix
-from mixer_ir.node import Node, rebuild, walk
+from mixer_ir.node import Node, walk
 from mixer_ir.rules import RULES as MATRIX_RULES
 from mixer_ir.rules_apply import RULES as APPLY_RULES
 
@@ -93,11 +93,9 @@ def named(expr: Expr) -> Expr:
     names: dict[Node, str] = {}
     taken: set[str] = set()
     for node in walk(expr):
-        if isinstance(node, Process | Run):
-            own = node.name if isinstance(node, Process) else ""
-            if own and own not in taken:
-                names[node] = own
-                taken.add(own)
+        if isinstance(node, Process) and node.name and node.name not in taken:
+            names[node] = node.name
+            taken.add(node.name)
     for node in walk(expr):
         if isinstance(node, Process) and node not in names:
             stem, i = node.name or "state", 0
@@ -105,24 +103,8 @@ def named(expr: Expr) -> Expr:
                 i += 1
             names[node] = f"{stem}_{i}"
             taken.add(f"{stem}_{i}")
-    wanted = {process.key: name for process, name in ((_Key(p), n) for p, n in names.items())}
-    return _renamed(expr, names) if wanted else expr
-
-
-class _Key:
-    def __init__(self, process: Node) -> None:
-        self.key = process
-
-
-def _renamed(expr: Expr, names: dict[Node, str]) -> Expr:
     made: dict[Node, Node] = {}
     for here in walk(expr):
         new = here.with_children(made.__getitem__)
-        if isinstance(here, Process):
-            assert isinstance(new, Process)
-            new = new if new.name == names[here] else replace(new, name=names[here])
-        made[here] = new
+        made[here] = replace(new, name=names[here]) if isinstance(new, Process) else new
     return made[expr]  # type: ignore[return-value]
-
-
-_ = (Call, Read, rebuild)

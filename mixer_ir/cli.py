@@ -123,7 +123,7 @@ def _show(arguments: argparse.Namespace) -> int:
                     "equation": str(m),
                     "traits": m.traits.to_json(),
                     "forms": list(m.forms()),
-                    "rules": [fired.name for fired in m.rules],
+                    "rules": list(dict.fromkeys(fired.rule for fired in m.rules)),
                 }
                 for m in mixers.values()
             ]
@@ -133,8 +133,8 @@ def _show(arguments: argparse.Namespace) -> int:
         print(f"{m}\n")
         print(f"traits  {m.traits}")
         print(f"forms   {', '.join(m.forms())}")
-        for fired in m.rules:
-            print(f"rule    {fired.name}: {fired.identity}")
+        for rule, identity in {fired.rule: " ".join(fired.identity.split()) for fired in m.rules}.items():
+            print(f"rule    {rule}: {identity}")
     return 0
 
 

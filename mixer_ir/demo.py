@@ -94,7 +94,9 @@ def _train(name: str, console: Any) -> bool:
     with torch.no_grad():
         accuracy = (model(x_test).argmax(-1) == y_test).float().mean().item()
     seconds = time.perf_counter() - started
-    console.print(f"{name}: test accuracy {accuracy:.1%} on {len(x_test)} digits after {EPOCHS} epochs, {seconds:.0f} s")
+    console.print(
+        f"{name}: test accuracy {accuracy:.1%} on {len(x_test)} digits after {EPOCHS} epochs, {seconds:.0f} s"
+    )
     return accuracy >= GOAL
 
 

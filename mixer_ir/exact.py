@@ -19,6 +19,9 @@ Key: TypeAlias = int
 """a monomial Π g_i^{n_i} as Σ n_i · 2^(20 i): products of monomials are sums of keys"""
 Terms: TypeAlias = dict[Key, Fraction | int]
 BITS = 20
+UNORDERED = ("Max", "Min", "And", "Or", "Equality", "Unequality")
+CONSTANTS = {float(c): c for c in (1 / sympy.sqrt(2), 2 / sympy.sqrt(sympy.pi))}
+"""numbers that a float is read as, beside decimals"""
 
 
 class Ring:
@@ -114,6 +117,8 @@ class Ring:
     def _number(self, x: Any) -> Terms:
         if isinstance(x, complex):
             return add(self._number(x.real), self.mul(self.i, self._number(x.imag)))
+        if isinstance(x, float) and (constant := CONSTANTS.get(x)) is not None:
+            return self.read(constant)
         value = decimal(float(x)) if isinstance(x, float) else Fraction(x)
         return {0: value} if value else {}
 
@@ -169,7 +174,8 @@ class Ring:
         args = [self.read(a) for a in x.args]
         if (meaning := FUNCTIONS.get(name)) is not None:
             return meaning(self, *args)
-        return self.generator((name, *(frozenset(self.cleared(a).items()) for a in args)))
+        keys = [frozenset(self.cleared(a).items()) for a in args]
+        return self.generator((name, frozenset(keys)) if name in UNORDERED else (name, *keys))
 
     def _log(self, x: Terms) -> Terms:
         if len(x) == 1:  # a monomial of exponentials: log exp(a) = a
@@ -177,6 +183,8 @@ class Ring:
             parts = {self.names[g]: n for g, n in self.powers(key).items()}
             if c == 1 and all(isinstance(p, tuple) and p[0] == "exp" for p in parts):
                 return total(scaled(dict(p[1]), n * p[2]) for p, n in parts.items())
+        if set(x) == {0} and x[0] > 0:
+            return self._number(math.log(float(x[0])))
         return self.generator(("log", frozenset(x.items())))
 
     # ------------------------------------------------------------------ exponentials

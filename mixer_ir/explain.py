@@ -59,7 +59,7 @@ class Explanation:
         if self.assumed:
             lines.append(f"  sizes assumed: {one_of(self.assumed)}; give others as explain(t=…)")
         lines += ["", "structure", *_indented(str(m)), "", "traits", *_indented(str(m.traits)), "", "rules that fired"]
-        lines += _indented("\n".join(_rule(r) for r in m.rules) or "none: the declaration is canonical")
+        lines += _indented(_rules(m))
         for piece in dict.fromkeys(r.piece for r in self.rows):
             lines += ["", f"forms of {piece}", *_table([r for r in self.rows if r.piece == piece])]
         if not self.rows:
@@ -162,10 +162,15 @@ def _table(rows: Sequence[Row]) -> list[str]:
     return [laid(line) for line in lines]
 
 
-def _rule(fired: Any) -> str:
-    name, identity = fired[0], fired[1]
-    first = " ".join(str(identity).split())
-    return f"{name}:  {first}"
+def _rules(mixer: Mixer) -> str:
+    """The rules that fired, each once with its identity and how often."""
+    counted: dict[str, int] = {}
+    identities: dict[str, str] = {}
+    for fired in mixer.rules:
+        counted[fired.rule] = counted.get(fired.rule, 0) + 1
+        identities[fired.rule] = " ".join(fired.identity.split())
+    lines = [f"{rule}{f' ({n} times)' if n > 1 else ''}:  {identities[rule]}" for rule, n in counted.items()]
+    return "\n".join(lines) or "none: the declaration is canonical"
 
 
 def _short(x: float, unit: str = "") -> str:

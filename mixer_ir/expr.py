@@ -429,7 +429,9 @@ def as_expr(value: Any) -> Expr:
 
 def _number(value: Any) -> Number:
     """A Python number, whatever library `value` came from."""
-    kinds = ((bool, bool), (numbers.Integral, int), (numbers.Real, float), (numbers.Complex, complex))
+    kinds: tuple[tuple[type, type[Any]], ...] = (
+        (bool, bool), (numbers.Integral, int), (numbers.Real, float), (numbers.Complex, complex),
+    )  # fmt: skip
     for kind, of in kinds:
         if isinstance(value, kind):
             found: Number = of(value)

@@ -36,9 +36,7 @@ def forms(expr: Expr) -> tuple[str, ...]:
     if not found:
         return ("dense",)
     every = {"dense"}
-    return tuple(
-        form for form in FORMS if (all if form in every else any)(reasons[form] is None for reasons in found)
-    )
+    return tuple(form for form in FORMS if (all if form in every else any)(reasons[form] is None for reasons in found))
 
 
 def refusal(expr: Expr, form: str) -> str | None:

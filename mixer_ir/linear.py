@@ -43,8 +43,10 @@ def depends(on: Node, name: str) -> bool:
 
 
 def matrix_of(expr: Expr, name: str) -> Matrix | None:
-    """M with expr = M · (the signal `name`) along time, or None where there is none: `expr` is not linear in the signal,
-    or mixes it along other axes too."""
+    """M with expr = M · (the signal `name`) along time.
+
+    None where there is none: the expression is not linear in the signal, or mixes it along other axes too.
+    """
     terms = _terms(expr, name)
     return None if terms is None else _sum(terms)
 
@@ -156,6 +158,12 @@ def coefficient(expr: Expr, name: str) -> Expr | None:
         case Call(fn="div", args=(a, b)) if not depends(b, name):
             inner = coefficient(a, name)
             return None if inner is None else call("div", inner, b)
+        case Rename(of=of, old=old, new=new):
+            inner = coefficient(of, name)
+            own = {a for n in walk(of) if isinstance(n, Signal) and n.name == name for a in n.axes}
+            if inner is None or {old, new} & own:
+                return None
+            return Rename(of=inner, old=old, new=new) if old in inner.axes else inner
         case Call(fn="add" | "sub" as fn, args=(a, b)):
             left, right = coefficient(a, name), coefficient(b, name)
             return None if left is None or right is None else call(fn, left, right)

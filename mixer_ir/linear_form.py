@@ -128,7 +128,7 @@ def _apart(x: Expr, bound: Axes, shown: tuple[str, str] | None, whole: Expr) -> 
     if not clash:
         return x, shown
     if len(clash) > 1 or shown is not None:
-        raise NotLinear(f"the state is mixed along several of its axes at once: {whole}", whole)
+        raise NotLinear(f"the state is mixed along several of its axes at once: {formula(whole)}", whole)
     fresh = f"{clash[0]}_"
     return renamed(x, clash[0], fresh), (fresh, clash[0])
 
@@ -140,7 +140,7 @@ def _rename(t: Term, old: str, new: str, whole: Expr) -> Term:
     inner = old in query.axes and old not in t.over
     if (inner and (new in t.over or new in query.axes)) or old in t.free:
         if shown is not None:
-            raise NotLinear(f"the state's axes are renamed more than once: {whole}", whole)
+            raise NotLinear(f"the state's axes are renamed more than once: {formula(whole)}", whole)
         shown = (old, new)
     elif inner:
         query = renamed(query, old, new)

@@ -199,7 +199,7 @@ class Fourier(Matrix):
 
 @node
 class Monarch(Matrix):
-    """M[(i, j), (k, l)] = left[i; j, l] · right[l; i, k]: two block-diagonal factors on the grid t = i·J + j, s = k·J + l.
+    """M[(i, j), (k, l)] = left[i; j, l] · right[l; i, k]: two block-diagonals on the grid t = i·J + j, s = k·J + l.
 
     `left` has the axes `grid[0]` (block i), `rows[1]` (out j), `grid[1]` (in l); `right` the axes `grid[1]` (block l),
     `grid[0]` (out i), `rows[0]` (in k). grid = (i, l) and rows = (k, j) name the four axes; sizes I·J = T.

@@ -8,8 +8,10 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from mixer_ir.canonical import Canonical, Fired, canonicalise
 from mixer_ir.errors import AxisError, DeclarationError, SignalError, one_of
 from mixer_ir.expr import BATCH, SOURCE, TIME, Axes, Expr, Run, Signal, as_expr, union
+from mixer_ir.legal import forms
 from mixer_ir.linear import depends, matrix_of, value_signal
 from mixer_ir.matrix import Matrix
 from mixer_ir.node import walk
@@ -52,9 +54,7 @@ class Mixer:
     # ------------------------------------------------------------------------------- what is known of it
 
     @cached_property
-    def _canonical(self) -> Any:
-        from mixer_ir.canonical import canonicalise
-
+    def _canonical(self) -> Canonical:
         return canonicalise(self.body)
 
     @property
@@ -63,7 +63,7 @@ class Mixer:
         return self._canonical.expr
 
     @property
-    def rules(self) -> Any:
+    def rules(self) -> tuple[Fired, ...]:
         """The rules that fired on the way to the canonical form, in order."""
         return self._canonical.fired
 
@@ -102,8 +102,6 @@ class Mixer:
 
     def forms(self) -> list[str]:
         """The names of the forms that are legal for it."""
-        from mixer_ir.legal import forms
-
         return list(forms(self.expr))
 
     # ------------------------------------------------------------------------------- using it in another

@@ -132,6 +132,10 @@ def _softplus(x: Tensor) -> Tensor:
     return torch.log(1 + torch.exp(x)) if x.is_complex() else torch.logaddexp(x, torch.zeros_like(x))
 
 
+def _complex(x: Tensor, y: Tensor) -> Tensor:
+    return torch.complex(x.to(torch.float64), y.to(torch.float64))
+
+
 TORCH: dict[str, Callable[..., Tensor]] = {
     "add": _numeric(torch.add),
     "sub": _numeric(torch.sub),
@@ -165,7 +169,7 @@ TORCH: dict[str, Callable[..., Tensor]] = {
     "real": lambda x: x.real if x.is_complex() else x,
     "imag": lambda x: x.imag if x.is_complex() else torch.zeros_like(x),
     "conj": torch.conj_physical,
-    "complex": lambda x, y: torch.complex(*torch.broadcast_tensors(x.to(torch.float64), y.to(torch.float64))),
+    "complex": _complex,
     "mod": _numeric(torch.remainder),
     "floordiv": _numeric(lambda x, y: torch.div(x, y, rounding_mode="floor")),
 }

@@ -199,7 +199,7 @@ class Oracle:
             if r.reset is not None:
                 here = self.value(r.reset).at(TIME, t)
                 S = {s: where(here, number(0), x) for s, x in S.items()}
-            now: dict[Node, Array] = dict(S)
+            now: dict[Node, Array] = {**S}
             outputs.append(self._now(r.output, t, now))
             S = {s: self._now(u, t, now) for s, u in zip(r.states, r.updates, strict=True)}
         self.states.update({s.name: x for s, x in S.items()})
@@ -240,8 +240,8 @@ _READS_STATE: WeakKeyDictionary[Expr, bool] = WeakKeyDictionary()
 
 def _reduce(fn: str, x: Array, over: Axes) -> Array:
     dims = [x.axes.index(a) for a in over if a in x.axes]
-    reduce = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[fn]
-    return Array(e.without(x.axes, over), reduce(x.data, dims)) if dims else x
+    reduced = {"sum": lambda: x.data.sum(dims), "max": lambda: x.data.amax(dims), "min": lambda: x.data.amin(dims)}
+    return Array(e.without(x.axes, over), reduced[fn]()) if dims else x
 
 
 def _cumulate(fn: str, x: Array, reset: Array | None, sizes: Mapping[str, int]) -> Array:

@@ -49,6 +49,11 @@ class Entries:
     def sized(self, rows: int, columns: int) -> Entries:
         return Entries(self.on, self.lags, rows, columns, self.pieces)
 
+    def backward(self) -> Entries:
+        """The entries on signals reversed in time; filters stay."""
+        pieces = tuple(p.flip(TIME) for p in self.pieces)
+        return Entries(self.on.flipped(), self.lags, self.rows, self.columns, pieces)
+
     def row(self, x: Expr) -> Array:
         """x read at t."""
         made = self.on.value(x)
@@ -108,14 +113,13 @@ class Entries:
             case m.Softmax(of=of):
                 return self._softmax(of)
             case m.Normalize(of=of, eps=eps, floor=floor):
-                x = mul(self.of(of), _ones(self.rows, self.columns))
-                n = apply("add", x.sum((SOURCE,)), eps)
-                return apply("div", x, n if floor is None else apply("max", apply("abs", n), self.row(floor)))
+                made = mul(self.of(of), _ones(self.rows, self.columns))
+                n = apply("add", made.sum((SOURCE,)), eps)
+                return apply("div", made, n if floor is None else apply("max", apply("abs", n), self.row(floor)))
             case m.Transpose(of=of):
                 return _swapped(self.sized(self.columns, self.rows).of(of))
             case m.Flip(of=of):
-                pieces = tuple(p.flip(TIME) for p in self.pieces)
-                return Entries(self.on.flipped(), self.lags, self.rows, self.columns, pieces).of(of).flip(TIME, SOURCE)
+                return self.backward().of(of).flip(TIME, SOURCE)
             case m.Shift(of=of, by=by):
                 return self._shift(self.of(of), by)
             case m.Resets(of=of, reset=reset):
@@ -245,27 +249,26 @@ class Entries:
             case m.Decay(of=of):
                 return _both(apply("le", 0, self.lag), self.support(of))
             case m.Resets(of=of, reset=reset):
-                inside = self._inside(reset)
-                return _both(inside.same_piece(), inside.support(of))
+                piece = self._inside(reset)
+                return _both(piece.same_piece(), piece.support(of))
             case m.Scale(of=of) | m.Normalize(of=of) | m.Softmax(of=of):
                 return self.support(of)
             case m.Transpose(of=of):
                 kept = self.sized(self.columns, self.rows).support(of)
                 return None if kept is None else _swapped(kept)
             case m.Flip(of=of):
-                kept = Entries(self.on.flipped(), self.lags, self.rows, self.columns, self.pieces).support(of)
+                kept = self.backward().support(of)
                 return None if kept is None else kept.flip(TIME, SOURCE)
             case m.Shift(of=of, by=by):
                 kept = self.support(of)
                 inside = apply("and", apply("le", by, self.t), apply("lt", self.t, self.rows + by))
                 return _both(inside, None if kept is None else self._shift(kept, by))
             case m.Entrywise(fn="mul", args=args):
-                kept = [k for k in map(self.support, args) if k is not None]
-                return _all(kept) if kept else None
+                some = [k for k in map(self.support, args) if k is not None]
+                return _all(some) if some else None
             case m.Sum(terms=args) | m.Entrywise(args=args):
-                kept = [self.support(x) for x in args]
-                some = [k for k in kept if k is not None]
-                return None if len(some) < len(kept) else _any(some)
+                some = [k for k in map(self.support, args) if k is not None]
+                return None if len(some) < len(args) else _any(some)
         return None
 
 

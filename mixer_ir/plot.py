@@ -37,7 +37,9 @@ def plot(mixer: Mixer, *, length: int = 64, seed: int = 0, out: Path | str | Non
     M = picture(mixer, length=length, seed=seed)
     parts = [M.real, M.imag] if M.is_complex() else [M]
     figure = Figure(figsize=(4.2 * len(parts), 4.4), layout="constrained")
-    for axes, part, title in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, ("", " (imaginary)"), strict=False):
+    for axes, part, title in zip(
+        figure.subplots(1, len(parts), squeeze=False)[0], parts, ("", " (imaginary)"), strict=False
+    ):
         top = float(part.abs().max()) or 1.0
         scale = colors.SymLogNorm(linthresh=top / 100, vmin=-top, vmax=top)
         drawn = axes.imshow(part.detach().numpy(), cmap="RdBu_r", norm=scale, interpolation="nearest")

@@ -21,6 +21,7 @@ from mixer_ir.algebra import (
 )
 from mixer_ir.expr import TIME, Axes, Call, Contract, Expr, Process, Read, Reduce, State, Transition, without
 from mixer_ir.linear_form import Form, NotLinear, Term
+from mixer_ir.text import formula
 
 
 def process_of(state: State, form: Form, reads: Sequence[Axes], reset: Expr | None, *, may_gate: bool) -> Process:
@@ -56,12 +57,12 @@ def _acts_along(state: State, terms: Sequence[Term]) -> str | None:
         if not t.over and t.shown is not None:
             raise NotLinear(f"the update of {state.name} exchanges the axes of {state.name}", t.coefficient)
     if len(along) > 1 or any(len(over) > 1 for over in along):
-        mixed = " and ".join(dict.fromkeys(a for over in along for a in over))
-        worst = next(t for t in terms if t.over)
+        mixed = " and ".join(a for a in state.axes if any(a in over for over in along))
+        worst = next(product(t.coefficient, t.query) for t in terms if t.over)
         raise NotLinear(
-            f"the update of {state.name} mixes {state.name} along {mixed} at once, so it has no low-rank form: "
-            f"{product(worst.coefficient, worst.query)}",
-            product(worst.coefficient, worst.query),
+            f"the update of {state.name} mixes {state.name} along {mixed} at once, so it has no low-rank form; one "
+            f"such term is {formula(worst)}",
+            worst,
         )
     return next(iter(along))[0] if along else None
 

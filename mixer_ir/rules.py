@@ -6,6 +6,7 @@ two modifiers, or turns a modified leaf into a leaf, so that no sequence of rule
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -85,10 +86,10 @@ def scales_leave_products(M: Matrix) -> Matrix | None:
 
 
 def neighbours_join(M: Matrix) -> Matrix | None:
-    """T(h) T(g) = T(h ∗ g),  C(h) C(g) = C(C(h) g),  diag(a) diag(b) = diag(a b),  F F⁻¹ = I:  joined where side by side"""
+    """T(h) T(g) = T(h ∗ g),  C(h) C(g) = C(C(h) g),  diag(a) diag(b) = diag(a b),  F F⁻¹ = I"""
     match M:
         case Product(factors=fs):
-            for i, (left, right) in enumerate(zip(fs, fs[1:], strict=False)):
+            for i, (left, right) in enumerate(itertools.pairwise(fs)):
                 joined = _joined(left, right)
                 if joined is not None:
                     return Product(factors=(*fs[:i], joined, *fs[i + 2 :]))
@@ -271,11 +272,12 @@ def slowed(A: Transition, log: Expr | None, factor: Expr | None) -> Transition:
         both = total(x for x in (A.log, log) if x is not None)
         return replace(A, log=both, low_rank=low_rank)
     own = A.factor if A.log is None else Call(fn="exp", args=(A.log,))
-    return replace(A, log=None, factor=product(a, own or ONE), low_rank=low_rank)
+    return replace(A, log=None, factor=a if own is None else product(a, own), low_rank=low_rank)
 
 
 def decay_moves_in(M: Matrix) -> Matrix | None:
-    """decay(c M) = c decay(M),  decay(A + B) = decay(A) + decay(B),  decay(causal(M)) = decay(M),  decay(diag) = diag"""
+    """decay(c M) = c decay(M),  decay(A + B) = decay(A) + decay(B),  decay(causal(M)) = decay(M);
+    a diagonal matrix does not decay"""
     match M:
         case Decay(of=Diagonal() | Identity() as of):
             return of
@@ -296,7 +298,8 @@ def decay_moves_in(M: Matrix) -> Matrix | None:
 
 
 def hadamard_of_semiseparable(M: Matrix) -> Matrix | None:
-    """(C1ᵀ A1… B1)(C2ᵀ A2… B2) entry by entry  =  semiseparable(C1 ⊗ C2, A1 ⊗ A2, B1 ⊗ B2), A diagonal; so with low rank"""
+    """(C1ᵀ A1… B1)(C2ᵀ A2… B2) entry by entry
+    =  semiseparable(C1 ⊗ C2, A1 ⊗ A2, B1 ⊗ B2), A diagonal; so with low rank"""
     match M:
         case Entrywise(fn="mul", args=(Semiseparable() | LowRank() as x, Semiseparable() | LowRank() as y)):
             if cross(M) or any(a in y.over for a in x.over):
@@ -344,7 +347,11 @@ def _codebook(M: Matrix) -> LowRank | None:
             return _codebook(LowRank(q=product(c, q), k=k, over=over)) if not set(c.axes) & set(over) else None
         case LowRank(q=q, k=k, over=over) if (taken := _taken(k)) is not None and not cross(M):
             outside, take = taken
-            if set(over) - set(take.table.axes) or set(over) & set(take.index.axes) or set(outside.axes) & {TIME, *over}:
+            if (
+                set(over) - set(take.table.axes)
+                or set(over) & set(take.index.axes)
+                or set(outside.axes) & {TIME, *over}
+            ):
                 return None
             if take.axis in (*q.axes, *outside.axes) or set(take.table.axes) & {TIME, SOURCE}:
                 return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mixer_ir.affine import NotAffine, normal_form
-from mixer_ir.algebra import ONE, is_one, keep, ones, product, renamed, total
+from mixer_ir.algebra import ONE, keep, ones, product, renamed, total
 from mixer_ir.expr import (
     SOURCE,
     TIME,
@@ -65,6 +65,11 @@ def product_applied(e: Expr) -> Expr | None:
             for m in reversed(fs):
                 v = Apply(matrix=m, of=v)
             return v
+        case Apply(matrix=Product(factors=(*rest, Diagonal(d=d))), of=v) if rest and TIME not in (*v.axes, *d.axes):
+            return Apply(matrix=Product(factors=tuple(rest)), of=product(d, v))
+        case Apply(matrix=Product(factors=(first, *rest)), of=v) if rest and not cross(first):
+            if any(cross(m) and not isinstance(m, Diagonal) for m in rest):
+                return Apply(matrix=first, of=Apply(matrix=Product(factors=tuple(rest)), of=v))
     return None
 
 
@@ -136,7 +141,6 @@ def _driven(M: Semiseparable, v: Expr, reset: Expr | None) -> Expr:
         value = renamed(value, a, f"{a}_")
     batch = union(M.A.axes, M.B.axes, () if reset is None else reset.axes)
     own = union(M.over, without(value.axes, (TIME, *batch)))
-    # an axis of the matrix that the reset or the query alone has is a batch axis of the state too
     process = Process(name="", axes=own, over=M.over, transition=M.A, inputs=((M.B, value),), reset=reset)
     missing = [ones(a) for a in M.over if a not in M.C.axes and a not in M.B.axes and a not in M.A.axes]
     query = product(M.C, *missing)
@@ -155,16 +159,6 @@ def reversed_twice(e: Expr) -> Expr | None:
             return of
         case Delay(of=of, by=0):
             return of
-    return None
-
-
-def zero_applied(e: Expr) -> Expr | None:
-    """M 0  =  0,  0 M  =  0"""
-    match e:
-        case Call(fn="mul", args=(a, b)) if is_one(a) or is_one(b):
-            return b if is_one(a) else a
-        case Call(fn="neg", args=(Call(fn="neg", args=(a,)),)):
-            return a
     return None
 
 

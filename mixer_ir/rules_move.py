@@ -40,7 +40,8 @@ from mixer_ir.time_reversal import conjugated, cross, pointwise
 
 
 def transpose_moves_in(M: Matrix) -> Matrix | None:
-    """(A + B)ᵀ = Aᵀ + Bᵀ,  (A B)ᵀ = Bᵀ Aᵀ,  (Mᵀ)ᵀ = M,  f(A)ᵀ = f(Aᵀ) entry by entry,  (J M J)ᵀ = J Mᵀ J,  (P M)ᵀ = Mᵀ Pᵀ"""
+    """(A + B)ᵀ = Aᵀ + Bᵀ,  (A B)ᵀ = Bᵀ Aᵀ,  (Mᵀ)ᵀ = M,
+    f(A)ᵀ = f(Aᵀ) entry by entry,  (J M J)ᵀ = J Mᵀ J,  (P M)ᵀ = Mᵀ Pᵀ"""
     if not isinstance(M, Transpose):
         return None
     match M.of:
@@ -204,7 +205,8 @@ def shift_of_semiseparable_is_strict(M: Matrix) -> Matrix | None:
 
 
 def shift_moves_in(M: Matrix) -> Matrix | None:
-    """shift(c M) = c shift(M),  shift(A + B) = shift(A) + shift(B),  shift(M, 0) = M,  shift(toeplitz(h)) = toeplitz(shifted h)"""
+    """shift(c M) = c shift(M),  shift(A + B) = shift(A) + shift(B),
+    shift(M, 0) = M,  shift(toeplitz(h)) = toeplitz(shifted h)"""
     match M:
         case Shift(of=of, by=0):
             return of

@@ -54,7 +54,7 @@ def through_arrays(backend: str, program: Program) -> Run:
 def _tensor(x: Any) -> Tensor:
     """A NumPy array as a tensor; exact (SymPy) entries as floating-point numbers."""
     if not isinstance(x, np.ndarray) or x.dtype.kind != "O":
-        return torch.as_tensor(x)
+        return torch.as_tensor(np.ascontiguousarray(x).reshape(np.shape(x)))
     entries = [complex(v) for v in x.ravel()]
     real = all(v.imag == 0 for v in entries)
     values = [v.real for v in entries] if real else entries

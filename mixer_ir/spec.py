@@ -7,7 +7,7 @@ import json
 import math
 import types
 import typing
-from typing import Any
+from typing import Any, cast
 
 from mixer_ir import expr as _expr
 from mixer_ir import matrix as _matrix
@@ -24,11 +24,11 @@ NODES: dict[str, type[Node]] = {
     name: cls
     for module in (_expr, _matrix)
     for name, cls in vars(module).items()
-    if isinstance(cls, type) and issubclass(cls, Node) and dataclasses.is_dataclass(cls)
+    if isinstance(cls, type) and issubclass(cls, Node) and "__dataclass_fields__" in vars(cls)
 }
 _NAMES = {**vars(_matrix), **vars(_expr), "Matrix": _matrix.Matrix}
 FIELDS: dict[str, dict[str, Any]] = {
-    name: {f.name: typing.get_type_hints(cls, _NAMES)[f.name] for f in dataclasses.fields(cls) if f.init}
+    name: {f.name: typing.get_type_hints(cls, _NAMES)[f.name] for f in dataclasses.fields(cast(Any, cls)) if f.init}
     for name, cls in NODES.items()
 }
 
@@ -196,7 +196,7 @@ def _special(value: dict[str, Any], where: str) -> float | complex:
         case {"complex": [re, im], **rest} if not rest:
             parts = [_special(p, where) if isinstance(p, dict) else p for p in (re, im)]
             if all(type(p) is float for p in parts):
-                return complex(*parts)  # type: ignore[arg-type]
+                return complex(*parts)
     raise SpecError(f"{where} is a number, not {value!r:.60}")
 
 
@@ -212,7 +212,7 @@ def _mixer(top: dict[str, Any], nodes: list[Node]) -> Mixer:
     at = top["body"]
     if type(at) is not int or not 0 <= at < len(nodes) or not isinstance(nodes[at], Expr):
         raise SpecError(f"'body' is the number of an expression among the nodes, not {at!r:.60}")
-    body: Expr = nodes[at]
+    body = cast(Expr, nodes[at])
     for n in walk(body):
         if isinstance(n, Signal) and signals.get(n.name) != n.axes:
             raise SpecError(

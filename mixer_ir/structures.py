@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mixer_ir.along import whole
 from mixer_ir.check import checked, needs, show
-from mixer_ir.decays import diagonal_transition, log_of
+from mixer_ir.algebra import log_of
 from mixer_ir.errors import AxisError, DeclarationError
 from mixer_ir.expr import BATCH, SOURCE, TIME, Axes, Expr, Transition, as_expr, parse_axes
-from mixer_ir.language import whole
 from mixer_ir.matrix import (
     Band,
     Cauchy,
@@ -62,6 +62,12 @@ def _contracted(word: str, left: Expr, right: Expr, over: str | Axes | None, nam
     return (shared[-1],)
 
 
+def _diagonal_transition(decay: Expr) -> Transition:
+    """diag(decay), kept as its logarithm where that is known."""
+    log = log_of(decay)
+    return Transition(factor=decay) if log is None else Transition(log=log)
+
+
 def diagonal(d: Any) -> Matrix:
     """M[t, t] = d_t, else 0."""
     return Diagonal(d=as_expr(d))
@@ -88,18 +94,18 @@ def semiseparable(C: Any, A: Any, B: Any, over: str | None = None) -> Matrix:
     `over` is by default the last axis of C that B shares.
     """
     left, right = as_expr(C), as_expr(B)
-    step = A if isinstance(A, Transition) else diagonal_transition(as_expr(A))
+    step = A if isinstance(A, Transition) else _diagonal_transition(as_expr(A))
     return checked(
         Semiseparable(C=left, A=step, B=right, over=_contracted("semiseparable", left, right, over, "C and B"))
     )
 
 
 def transition(decay: Any = 1.0, low_rank: Sequence[tuple[Any, Any]] = (), along: str | None = None) -> Transition:
-    """A_t = diag(decay_t) + Σ_i a_i,t b_i,tᵀ for pairs (a, b) along the state axis `along`, by default the last shared."""
+    """A_t = diag(decay_t) + Σ_i a_i,t b_i,tᵀ for pairs (a, b) along the axis `along` (by default the last shared)."""
     pairs = tuple((as_expr(a), as_expr(b)) for a, b in low_rank)
     if pairs and along is None:
         (along,) = _contracted("transition", *pairs[0], None, "a and b")
-    plain = diagonal_transition(as_expr(decay))
+    plain = _diagonal_transition(as_expr(decay))
     return checked(Transition(along=along, log=plain.log, factor=plain.factor, low_rank=pairs))
 
 

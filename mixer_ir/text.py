@@ -152,7 +152,8 @@ class Writer:
                     node, Product | Scale
                 ) else ATOM
             case Transition():
-                return self.transition(node), PLUS
+                alone = node.log is not None and not node.low_rank
+                return self.transition(node), ATOM if alone else PLUS
             case Process():
                 return self.process(node), ATOM
         return "", ATOM
@@ -247,18 +248,18 @@ class Writer:
             case Identity():
                 return "I"
             case LowRank(q=q, k=k, over=over):
-                return f"lowrank({self.of(q)}, {self.of(k)}; {' '.join(over)})"
+                return f"lowrank({self.of(q)}, {self.of(k)}{summed(over)})"
             case Semiseparable(C=C, A=A, B=B, over=over, strict=strict):
                 parts = ", ".join(self.of(x) for x in (C, A, B))
-                return f"semiseparable({parts}; {' '.join(over)}{', strict' if strict else ''})"
+                return f"semiseparable({parts}{summed(over)}{', strict' if strict else ''})"
             case Toeplitz(h=h, anti=anti):
                 return f"toeplitz({self.of(h)}{'' if anti is None else f', anti {self.of(anti)}'})"
             case Circulant(h=h):
                 return f"circulant({self.of(h)})"
             case Vandermonde(x=x, weight=weight, over=over):
-                return f"vandermonde({self.of(x)}{'' if weight is None else f', {self.of(weight)}'}; {' '.join(over)})"
+                return f"vandermonde({self.of(x)}{'' if weight is None else f', {self.of(weight)}'}{summed(over)})"
             case Cauchy(x=x, y=y, over=over):
-                return f"cauchy({self.of(x)}, {self.of(y)}; {' '.join(over)})"
+                return f"cauchy({self.of(x)}, {self.of(y)}{summed(over)})"
             case Fourier(inverse=inverse):
                 return "dft⁻¹" if inverse else "dft"
             case Monarch(left=left, right=right):
@@ -273,7 +274,7 @@ class Writer:
                 a = f"exp({self.of(log)})" if log is not None else self.of(factor or Literal(value=1))
                 return f"decay({self.of(of)}, {a})"
             case Normalize(of=of, eps=eps, floor=floor):
-                more = "" if not eps else f", eps {eps}"
+                more = "" if not eps else f", eps {number(eps)[0]}"
                 return f"normalize({self.of(of)}{more}{'' if floor is None else f', floor {self.of(floor)}'})"
             case Shift(of=of, by=by):
                 return f"shift({self.of(of)}{'' if by == 1 else f', {by}'})"
@@ -294,6 +295,11 @@ class Writer:
             case Entrywise(fn=fn, args=args):
                 return f"{fn}[{', '.join(self.of(m) for m in args)}]"
         raise AssertionError(f"{type(M).__name__} has no text")
+
+
+def summed(over: Axes) -> str:
+    """`; k`: the axes that a matrix's entries are sums over."""
+    return f"; {' '.join(over)}" if over else ""
 
 
 def subscript(axes: Axes) -> str:

@@ -6,8 +6,8 @@ from functools import lru_cache
 from typing import TypeVar
 
 from mixer_ir.algebra import renamed
-from mixer_ir.expr import SOURCE, TIME, Apply, Cumulate, Delay, Expr, Index, Read, Reverse, Run, Signal, Transition
-from mixer_ir.matrix import Circulant, Matrix, Toeplitz
+from mixer_ir.expr import SOURCE, TIME, Apply, Cumulate, Delay, Expr, Index, Read, Reverse, Run, Signal
+from mixer_ir.matrix import Circulant, Toeplitz
 from mixer_ir.node import Node
 
 N = TypeVar("N", bound=Node)
@@ -25,9 +25,9 @@ def pointwise(x: Node) -> bool:
 
 @lru_cache(maxsize=65536)
 def cross(x: Node) -> bool:
-    """Whether a signal inside is over s."""
+    """Whether a signal inside is over s alone, so that columns may be another sequence than rows."""
     if isinstance(x, Signal):
-        return SOURCE in x.axes
+        return SOURCE in x.axes and TIME not in x.axes
     return any(cross(c) for c in x.children())
 
 
@@ -65,18 +65,3 @@ def backward(x: Expr) -> Expr:
 def conjugated(x: Expr) -> Expr:
     """The expression that gives on reversed signals what x gives on the signals, reversed."""
     return x if pointwise(x) else backward(on_reversed_signals(x))
-
-
-def map_transition(A: Transition, change: object) -> Transition:
-    """The transition with a function applied to each part."""
-    assert callable(change)
-    return A.with_children(lambda part: change(part))
-
-
-def is_data_free(M: Matrix) -> bool:
-    """Whether the matrix is the same for every batch entry and at every time: built of parameters alone."""
-    return all("b" not in s.axes for s in _signals(M))
-
-
-def _signals(x: Node) -> list[Signal]:
-    return [x] if isinstance(x, Signal) else [s for c in x.children() for s in _signals(c)]

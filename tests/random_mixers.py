@@ -134,7 +134,7 @@ class Draw:
             case 1:
                 return Piece(f"feature {own}", f'mx.softmax({{0}}, axis="{own}")', (x,))
             case 2:
-                return Piece(f"feature {own}", f'mx.l2norm({{0}}, axis="{own}")', (x,))
+                return Piece(f"feature {own}", f'mx.l2norm({{0}}, over="{own}")', (x,))
             case 3:
                 return Piece(f"feature {own}", "mx.elu({0})", (x,))
         return x
@@ -287,11 +287,12 @@ class Draw:
         """decay, Householder-like corrections and inputs, in some order, on the state."""
         now = Piece("state", state)
         if self.chance(0.85):
-            now = Piece("state", "{0} * {1}", (self.step_decay(key), now))
+            now = Piece("state", "({0} * {1})", (self.step_decay(key), now))
         for _ in range(self.rng.choice([0, 0, 0, 1, 1, 2])):
             k, beta = self.signal("a", f"t {key}"), self.signal("beta", "t")
-            now = Piece("state", "({0} - {1} * mx.outer({2}, {2} @ ({0})))", (now, beta, k))
-        for _ in range(self.rng.choice([0, 1, 1, 1, 2])):
+            text = "({0} - {1} * mx.outer({2}, {2} @ {0}))" if value and self.chance(0.5) else "({0} - {1} * {2} * ({2} @ {0}))"
+            now = Piece("state", text, (now, beta, k))
+        for _ in range(self.rng.choice([1, 1, 1, 2])):
             k, v = self.feature(key), self.signal("v", f"t {value}".strip())
             if read is not None and self.chance(0.3):
                 v = read

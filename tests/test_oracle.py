@@ -79,12 +79,19 @@ def traced(reset=None):
 
 def process(transition=None, reset=None, before=False):
     p = Process(
-        name="S", axes=("k", "v"), over=("k",), transition=transition or Transition(log=g), inputs=((k, v),), reset=reset
+        name="S",
+        axes=("k", "v"),
+        over=("k",),
+        transition=transition or Transition(log=g),
+        inputs=((k, v),),
+        reset=reset,
     )
     return Read(process=p, query=q, before=before)
 
 
-@pytest.mark.parametrize("how", [Apply(matrix=DECAYED, of=v), Apply(matrix=m.Decay(of=QK, log=g), of=v), process(), traced()])
+@pytest.mark.parametrize(
+    "how", [Apply(matrix=DECAYED, of=v), Apply(matrix=m.Decay(of=QK, log=g), of=v), process(), traced()]
+)
 def test_one_decayed_memory_in_four_spellings(x, how):
     close(evaluate(how, x, AXES, tuple("bthv")), by_hand(x))
     permuted = evaluate(how, x, AXES, tuple("hvtb"))

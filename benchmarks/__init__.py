@@ -1,0 +1,1 @@
+"""Side-by-side measurements: medians of interleaved runs, written with device and versions to benchmarks/results/."""

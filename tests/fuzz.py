@@ -1,0 +1,201 @@
+"""Random mixers, every legal form on every backend against the definition: python -m tests.fuzz --count 5000 --seed 1
+
+A mismatch is shrunk and printed as a declaration that can be run, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+import mixer_ir as mx
+from mixer_ir import samples
+from mixer_ir.errors import StreamError
+from mixer_ir.expected import Expected, Measured
+from mixer_ir.expr import TIME
+from tests.random_mixers import Declaration, draw
+
+REFERENCE_EVERY = 3
+SYMBOLIC_EVERY = 40
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One form on one backend that does not give what the definition gives."""
+
+    declaration: Declaration
+    form: str
+    backend: str
+    what: str
+
+    def __str__(self) -> str:
+        d = self.declaration
+        sizes = " ".join(f"{a}={n}" for a, n in d.sizes.items())
+        resets = "\nwith drawn.with_reset()" if d.resets else ""
+        return (
+            f"seed {d.seed}: form {self.form} on {self.backend}: {self.what}\n"
+            f"sizes {sizes}, chunk {d.chunk}, signals as mixer_ir.samples.draw(mixer, sizes, {d.seed})\n\n{d}{resets}"
+        )
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """A draw that is no mixer, or whose values or gradients are not finite: nothing to compare."""
+
+    why: str
+
+
+def mismatches(d: Declaration) -> Iterator[Mismatch | Unfit]:
+    """Every way in which a declaration does not do what it says; an Unfit alone if it says nothing."""
+    try:
+        mixer = d.build()
+    except mx.MixerError as error:
+        yield Unfit(f"{type(error).__name__}: {error}")
+        return
+    try:
+        want = expectation(d, mixer)
+    except Exception as error:
+        yield Mismatch(d, "definition", "oracle", f"{type(error).__name__}: {error}")
+        return
+    finite = all(bool(torch.isfinite(x).all()) for x in (want.values, *want.gradients.values()))
+    if not finite or want.noise > 1e-6 * max(want.scale, 1e-12):
+        yield Unfit("its values or gradients are not finite, or hang on the last digits of its signals")
+        return
+    try:
+        forms = mixer.forms()
+    except Exception as error:
+        yield Mismatch(d, "canonical", "rules", f"{type(error).__name__}: {error}")
+        return
+    yield from compared(d, mixer, forms, want)
+
+
+def expectation(d: Declaration, mixer: mx.Mixer) -> Expected:
+    sizes = samples.sizes_for(mixer, d.sizes["t"], d.sizes)
+    given = {n: torch.randn([sizes[x] for x in a], dtype=torch.complex128) for n, a in mixer.signals.items() if n[0] == "Z"}
+    return Expected(mixer, samples.draw(mixer, sizes, d.seed, given), torch.float64, seed=d.seed)
+
+
+def compared(d: Declaration, mixer: mx.Mixer, forms: list[str], want: Expected) -> Iterator[Mismatch]:
+    """Values and gradients of each form; values on the other backends, and of a sequence cut in two, now and then."""
+    backends = ["reference"] if d.seed % REFERENCE_EVERY == 0 else []
+    backends += ["symbolic"] if d.seed % SYMBOLIC_EVERY == 0 and d.sizes["t"] <= 3 else []
+    for i, form in enumerate(forms):
+        options = {"chunk": d.chunk} if form in ("chunked", "flash") else {}
+        for backend in ["eager", *backends]:
+
+            def call(signals: dict, states: dict, form=form, backend=backend, options=options) -> torch.Tensor:
+                return mx.compile(mixer, form=form, backend=backend, **options)(**signals)
+
+            yield from judged(d, form, backend, "whole", want, call, gradients=backend == "eager")
+        if d.sizes["t"] > 1 and (d.seed + i) % 3 == 0:
+            yield from judged(d, form, "eager", "cut in two", want, cut(d, mixer, form, options), gradients=True)
+
+
+def cut(d: Declaration, mixer: mx.Mixer, form: str, options: dict):
+    at = 1 + d.seed % (d.sizes["t"] - 1)
+
+    def call(signals: dict, states: dict) -> torch.Tensor:
+        f = mx.compile(mixer, form=form, **options)
+        axes = mixer.signals
+        first = {n: x.narrow(a.index(TIME), 0, at) if TIME in (a := axes[n]) else x for n, x in signals.items()}
+        rest = {
+            n: x.narrow(a.index(TIME), at, x.shape[a.index(TIME)] - at) if TIME in (a := axes[n]) else x
+            for n, x in signals.items()
+        }
+        y, state = f.prefill(**first)
+        z = f(**rest, initial_state=state)
+        return torch.cat([y, z], mixer.returns.index(TIME))
+
+    return call
+
+
+def judged(d: Declaration, form: str, backend: str, what: str, want: Expected, call, *, gradients: bool) -> Iterator[Mismatch]:
+    try:
+        found: Measured = want.run(call, gradients=gradients)
+    except StreamError:
+        return  # a mixer that cannot be cut says so
+    except Exception as error:
+        yield Mismatch(d, form, backend, f"{what}: {type(error).__name__}: {error}")
+        return
+    if not found.ok:
+        gradient = "" if found.gradient_error is None else f", gradients by {found.gradient_error:.1e}"
+        yield Mismatch(d, form, backend, f"{what}: values off by {found.value_error:.1e}{gradient}")
+
+
+def first(d: Declaration) -> Mismatch | None:
+    """The first mismatch of a declaration, if there is any."""
+    return next((m for m in mismatches(d) if isinstance(m, Mismatch)), None)
+
+
+def shrunk(found: Mismatch, seconds: float = 60.0) -> Mismatch:
+    """The smallest declaration found that still goes wrong in the same way."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for smaller in found.declaration.smaller():
+            again = first(smaller)
+            if again is not None and kind(again) == kind(found):
+                found = again
+                break
+            if time.monotonic() > end:
+                break
+        else:
+            break
+    return found
+
+
+def kind(m: Mismatch) -> str:
+    """How something went wrong, without its numbers."""
+    return m.what.split("off by")[0].split(":")[1].strip() if "off by" not in m.what else "values"
+
+
+@dataclass
+class Tally:
+    """What a run of the fuzzer has seen."""
+
+    mixers: int = 0
+    unfit: int = 0
+    wrong: int = 0
+
+
+def fuzz(count: int, seed: int, *, stop: int = 1, quiet: bool = False, shrink: bool = True) -> Tally:
+    """`count` mixers from `seed` on; ends at the `stop`-th mismatch."""
+    tally, start = Tally(), time.monotonic()
+    number = seed * 1_000_003
+    while tally.mixers < count and tally.wrong < stop:
+        d = draw(number)
+        number += 1
+        found = list(mismatches(d))
+        if any(isinstance(m, Unfit) for m in found):
+            tally.unfit += 1
+            continue
+        tally.mixers += 1
+        wrong = [m for m in found if isinstance(m, Mismatch)]
+        if wrong:
+            tally.wrong += 1
+            print(f"\nMISMATCH {shrunk(wrong[0]) if shrink else wrong[0]}\n", flush=True)
+        if not quiet and tally.mixers % 100 == 0:
+            rate = tally.mixers / (time.monotonic() - start)
+            print(f"{tally.mixers} of {count} mixers, {tally.unfit} unfit draws, {rate:.1f} mixers/s", flush=True)
+    return tally
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Compare random mixers in every form with their definition.")
+    parser.add_argument("--count", type=int, default=5000, help="how many mixers")
+    parser.add_argument("--seed", type=int, default=0, help="which mixers")
+    parser.add_argument("--stop", type=int, default=1, help="end at this many mismatches")
+    parser.add_argument("--no-shrink", action="store_true", help="print mismatches as they were drawn")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    tally = fuzz(options.count, options.seed, stop=options.stop, shrink=not options.no_shrink)
+    print(f"{tally.mixers} mixers, {tally.unfit} unfit draws, {tally.wrong} mismatches")
+    return 1 if tally.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

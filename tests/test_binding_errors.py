@@ -1,0 +1,163 @@
+"""Bad input gets a sentence that names what is wrong, where it came from, and the way on; never a wrong result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import mixer_ir as mx
+
+B, T, H, K, V = 2, 6, 2, 3, 4
+
+
+@mx.recurrence
+def memory(S: mx.State("k v"), q: "b t h k", k: "b t h k", v: "b t h v", g: "b t h"):
+    S = mx.exp(g) * S + mx.outer(k, v)
+    return S, q @ S
+
+
+@mx.recurrence
+def bent(h: mx.State("k"), x: "b t k"):
+    h = mx.tanh(h + x)
+    return h, h
+
+
+@mx.mixer
+def filtered(w: "t", v: "b t v"):
+    return mx.toeplitz(w) @ v
+
+
+@pytest.fixture
+def s():
+    shapes = {"q": (B, T, H, K), "k": (B, T, H, K), "v": (B, T, H, V), "g": (B, T, H)}
+    return {n: -torch.rand(shape) for n, shape in shapes.items()}
+
+
+@pytest.fixture
+def f():
+    return mx.compile(memory)
+
+
+def refused(error, call, *words):
+    with pytest.raises(error) as caught:
+        call()
+    assert isinstance(caught.value, mx.MixerError)
+    text = str(caught.value)
+    for word in words:
+        assert word in text, f"{word!r} is not in: {text}"
+    assert "\n" not in text
+
+
+def test_a_wrong_size_names_signal_axis_both_sizes_and_their_origins(f, s):
+    s["k"] = torch.randn(B, T, H, 4)
+    refused(mx.AxisError, lambda: f(**s), "k has axes (b t h k) with k = 4, but q gives k = 3 (both must agree)")
+
+
+def test_a_size_of_one_does_not_broadcast(f, s):
+    s["g"] = torch.randn(B, T, 1)
+    refused(mx.AxisError, lambda: f(**s), "g has axes (b t h) with h = 1, but q gives h = 2")
+
+
+def test_a_wrong_number_of_dimensions(f, s):
+    s["v"] = torch.randn(B, T, V)
+    refused(mx.AxisError, lambda: f(**s), "v has axes (b t h v), that is 4 dimensions", "3 dimensions: (2, 6, 4)")
+
+
+def test_a_missing_and_an_unknown_signal(f, s):
+    less = {n: x for n, x in s.items() if n != "g"}
+    refused(mx.SignalError, lambda: f(**less), "memory is called without g", "q (b t h k)")
+    refused(mx.SignalError, lambda: f(**s, gg=s["g"]), "no signal 'gg' (did you mean 'g'?)", "q (b t h k)")
+    refused(mx.SignalError, lambda: f(s["q"]), "by name", "memory(q=…")
+
+
+def test_what_is_not_a_tensor(f, s):
+    refused(mx.SignalError, lambda: f(**{**s, "g": "zero"}), "g is str; a signal is a tensor")
+    as_arrays = {n: x.numpy() for n, x in s.items()}
+    torch.testing.assert_close(f(**as_arrays), f(**s))
+    refused(mx.SignalError, lambda: f(**{**as_arrays, "q": np.array(["a"])}), "q is ndarray")
+
+
+def test_dtypes_that_do_not_go_together(f, s):
+    refused(mx.SignalError, lambda: f(**{**s, "k": s["k"].double()}), "k is float64, but q is float32; cast one")
+    refused(mx.SignalError, lambda: f(**{n: x.to(torch.float8_e5m2) for n, x in s.items()}), "q is torch.float8_e5m2")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
+def test_low_precision_is_computed_in_single_and_handed_back(f, s, dtype, tolerance):
+    low = {n: x.to(dtype) for n, x in s.items()}
+    y = f(**low)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.float(), f(**{n: x.float() for n, x in low.items()}), rtol=tolerance, atol=tolerance)
+    assert f(**{**low, "q": s["q"]}).dtype == torch.float32
+    refused(mx.SignalError, lambda: f(**{**low, "q": s["q"].double()}), f"k is {str(dtype)[6:]}, but q is float64")
+
+
+def test_devices_that_do_not_go_together(f, s):
+    refused(mx.SignalError, lambda: f(**{**s, "v": s["v"].to("meta")}), "v is on meta, but q is on cpu")
+
+
+def test_an_empty_sequence(f, s):
+    refused(mx.AxisError, lambda: f(**{n: x[:, :0] for n, x in s.items()}), "q has axes (b t h k) with t = 0")
+    refused(mx.AxisError, lambda: f(**{n: x[:0] for n, x in s.items()}), "b = 0: no axis may be empty")
+
+
+def test_unknown_options_forms_and_backends(f):
+    refused(mx.OptionError, lambda: mx.compile(memory, chunk_sise=16), "no option 'chunk_sise'", "options: chunk")
+    refused(mx.OptionError, lambda: mx.compile(memory, form="chunkd"), "no form 'chunkd' (did you mean 'chunked'?)")
+    refused(mx.OptionError, lambda: mx.compile(memory, backend="eagr"), "no backend 'eagr'", "eager", "reference")
+    refused(mx.BackendError, lambda: mx.compile(memory, backend="triton"), "'triton' is not part of this version")
+    refused(mx.OptionError, lambda: mx.compile(lambda q: q), "mx.compile takes a mixer")
+    refused(mx.BackendError, lambda: f.kernels("sm_90"), "no kernels for sm_90")
+    refused(mx.OptionError, lambda: f.kernels("sm90"), "no target 'sm90' (did you mean 'sm_90'?)")
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 1.5, "16", True])
+def test_a_chunk_is_a_whole_number_from_one(chunk):
+    refused(mx.OptionError, lambda: mx.compile(memory, chunk=chunk), f"chunk = {chunk!r}", "a whole number from 1")
+
+
+def test_a_chunk_longer_than_the_sequence_is_cut_to_it(f, s):
+    torch.testing.assert_close(mx.compile(memory, form="chunked", chunk=1000)(**s), f(**s))
+
+
+def test_a_form_that_is_not_legal_says_why_and_lists_those_that_are():
+    refused(
+        mx.FormError,
+        lambda: mx.compile(memory, form="fft"),
+        "memory has no form 'fft': its transition depends on t through g; legal forms: recurrent, chunked",
+    )
+    refused(mx.FormError, lambda: mx.compile(memory, form="flash"), "no softmax")
+    refused(mx.FormError, lambda: mx.compile(bent, form="chunked"), "bent has no form 'chunked'", "tanh", "recurrent")
+
+
+def test_states_that_do_not_fit(f, s):
+    refused(mx.StreamError, lambda: f(**s, initial_state={"R": s["q"]}), "memory has no state 'R'", "S (b h k v)")
+    refused(mx.StreamError, lambda: f(**s, initial_state={"S": s["q"]}), "the state S of memory has axes (b h k v)")
+    state = {"S": torch.zeros(B, H, K, V, dtype=torch.float64)}
+    refused(mx.StreamError, lambda: f(**s, initial_state=state), "the state S is torch.float64")
+    refused(mx.StreamError, lambda: f(**s, initial_state=torch.zeros(1)), "a dictionary of tensors by name")
+    refused(mx.StreamError, lambda: f(**s, initial_state={"S": 1.0}), "the state S of memory is float, not a tensor")
+
+
+def test_a_step_takes_signals_without_their_time_axis(f, s):
+    refused(mx.SignalError, lambda: f.step(None, **s), "q is given to step with 4 dimensions", "(b h k)")
+    at = {n: x[:, 0] for n, x in s.items()}
+    refused(mx.SignalError, lambda: f.step(None, **{n: x for n, x in at.items() if n != "k"}), "called without k")
+    refused(mx.AxisError, lambda: f.step(None, **{**at, "k": torch.zeros(B, H, 5)}), "k = 5, but q gives k = 3")
+
+
+def test_the_matrix_of_what_is_none_and_of_unknown_length(f, s):
+    refused(mx.MixerError, lambda: mx.compile(bent).matrix(x=torch.randn(B, T, K)), "bent")
+    refused(mx.SignalError, lambda: f.matrix(q=s["q"], k=s["k"]), "without g")
+
+
+def test_a_reset_has_one_truth_value_a_step(f, s):
+    refused(
+        mx.AxisError, lambda: f(**s, reset=torch.zeros(B, T + 1, dtype=torch.bool)), "reset has axes (b t)", "t = 7"
+    )
+
+
+def test_an_axis_that_is_unknown_to_explain(f):
+    refused(mx.AxisError, lambda: f.explain(z=3), "memory has no axis 'z'; its axes: b, t, h, k, v")
+    refused(mx.AxisError, lambda: f.explain(t=0), "t = 0")

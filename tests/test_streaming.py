@@ -1,0 +1,173 @@
+"""Splitting a sequence anywhere and handing the states on changes nothing; what cannot be streamed says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends import reference
+from lowering.context import Choice, Lowered, SignalType
+from lowering.lower import lower
+from mixer_ir import expr as x
+from mixer_ir import matrix as m
+from mixer_ir import oracle
+from mixer_ir.errors import StreamError
+from mixer_ir.expr import TIME, Apply, Contract, Cumulate, Delay, Expr, Index, Process, Read, Recurrence, Run, Transition
+from mixer_ir.expr import call
+from tests.test_matrix_forms import BIAS, CROSS, D, FACTOR, FORMS, H, LOG, MASK, MATRICES, Q, QK, RESET, SEMI, K, V, VS
+from tests.test_matrix_forms import assert_close, axes_of, data_of, signals_in, type_of
+
+NOT_STREAMED = {
+    "low rank",
+    "Toeplitz, both sides",
+    "Toeplitz, short, both sides",
+    "circulant",
+    "Vandermonde",
+    "Cauchy",
+    "Fourier",
+    "inverse Fourier",
+    "scale",
+    "dense",
+    "relative",
+    "band, both sides",
+    "mask",
+    "softmax",
+    "softmax, masked",
+    "softmax, sum of masks",
+    "softmax, transposed",
+    "softmax, flipped",
+    "softmax, shifted",
+    "transpose",
+    "flip",
+    "flipped filter",
+    "shift ahead",
+    "packed, shifted, flipped",
+    "packed product",
+    "sum",
+    "entrywise exp",
+}
+STATE = Process(name="S", axes=("k", "v"), over=("k",), transition=Transition(log=LOG), inputs=((K, V),), reset=RESET)
+S = x.State(name="S", axes=("k",))
+PLAIN = Recurrence(
+    name="plain",
+    states=(S,),
+    batch=("b", "t", "h"),
+    updates=(call("tanh", call("add", S, K)),),
+    output=Contract(left=Q, right=call("tanh", call("add", S, K)), over=("k",)),
+    reset=RESET,
+)
+EXPRS: dict[str, Expr] = {
+    **{n: Apply(matrix=M, of=V) for n, M in MATRICES.items() if n not in NOT_STREAMED},
+    "cumulated sum": Cumulate(fn="sum", of=V),
+    "cumulated sum, packed": Cumulate(fn="sum", of=V, reset=RESET),
+    "cumulated max": Cumulate(fn="max", of=V),
+    "cumulated max, packed": Cumulate(fn="max", of=V, reset=RESET),
+    "cumulated product, packed": Cumulate(fn="prod", of=V, reset=RESET),
+    "cumulated product": Cumulate(fn="prod", of=V),
+    "delay": Delay(of=V, by=1),
+    "long delay": Delay(of=V, by=4),
+    "delay, packed": Delay(of=V, by=3, reset=RESET),
+    "position": call("mul", V, Index(axis=TIME)),
+    "process": Read(process=STATE, query=Q),
+    "process before": call("add", Read(process=STATE, query=Q, before=True), Read(process=STATE, query=K)),
+    "run": Run(recurrence=PLAIN, axes=("b", "t", "h")),
+    "of a delay": Apply(matrix=m.Softmax(of=m.Causal(of=m.LowRank(q=Q, k=Delay(of=K, by=1), over=("k",)))), of=V),
+    "of one another": Apply(matrix=m.Causal(of=QK), of=Apply(matrix=m.Softmax(of=m.Band(of=QK, before=4)), of=V)),
+    "cross": Apply(matrix=m.Softmax(of=CROSS), of=VS),
+}
+
+
+def lowered(e: Expr, data: Mapping[str, torch.Tensor], **options: object) -> Lowered:
+    forms = options.pop("forms", {})
+    types: dict[str, SignalType] = {s.name: type_of(s, data[s.name]) for s in signals_in(e)}
+    return lower(e, returns=e.axes, signals=types, forms=forms, **options)  # type: ignore[arg-type]
+
+
+def cut(e: Expr, data: Mapping[str, torch.Tensor], start: int, stop: int, lengths: bool) -> dict[str, torch.Tensor]:
+    """The signals at some steps; one over t and s has, as columns, the steps so far."""
+    made = {}
+    for s in signals_in(e):
+        value = data[s.name]
+        if TIME in s.axes:
+            value = value.narrow(s.axes.index(TIME), start, stop - start)
+            if "s" in s.axes and lengths:
+                value = value.narrow(s.axes.index("s"), 0, stop)
+        made[s.name] = value
+    return made
+
+
+def streamed(
+    e: Expr, data: Mapping[str, torch.Tensor], cuts: list[int], room: int | None = None, **options: object
+) -> np.ndarray:
+    """The result in pieces that end at `cuts`, states handed on."""
+    results, states, past, start = [], {}, 0, 0
+    for stop in cuts:
+        now = cut(e, data, start, stop, lengths=True)
+        made = lowered(e, now, initial=start > 0, final=True, past=past, room=room, **options)
+        given = {n: value.numpy() for n, value in now.items()}
+        given |= {f"state:{n}": states[n] for n in made.entering}
+        for name, like in made.entering.items():
+            assert states[name].shape == like.shape, name
+        out = reference.prepare(made.program)(given)
+        results.append(np.asarray(out["y"]))
+        states = {n: np.asarray(out[f"state:{n}"]) for n in made.states}
+        past = stop if room is None else room
+        start = stop
+    return np.concatenate(results, axis=e.axes.index(TIME))
+
+
+@pytest.mark.parametrize("name", EXPRS)
+@given(cuts=st.lists(st.integers(1, 10), max_size=4, unique=True).map(sorted), room=st.sampled_from((None, 11, 16)))
+def test_a_split_changes_nothing(name: str, cuts: list[int], room: int | None) -> None:
+    e = EXPRS[name]
+    data = data_of(e, 11)
+    want = oracle.evaluate(e, data, axes_of(e))
+    assert_close(streamed(e, data, [*cuts, 11], room), want)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [(n, f) for n, forms in FORMS.items() if n not in NOT_STREAMED for f in forms]
+)
+@pytest.mark.parametrize("room", (None, 20))
+def test_a_split_changes_nothing_in_any_form(name: str, form: str, room: int | None) -> None:
+    e = EXPRS[name]
+    data = data_of(e, 17)
+    want = oracle.evaluate(e, data, axes_of(e))
+    for cuts in ([17], [9, 17], [9, 10, 11, 17]):
+        assert_close(streamed(e, data, cuts, room, forms={e: Choice(form, 4)}), want)
+
+
+@pytest.mark.parametrize("name", sorted(NOT_STREAMED))
+def test_what_looks_ahead_cannot_be_streamed(name: str) -> None:
+    e = Apply(matrix=MATRICES[name], of=V)
+    with pytest.raises(StreamError, match="cannot be streamed: .*(looks ahead|backward)"):
+        lowered(e, data_of(e, 5), final=True)
+
+
+def test_a_bounded_window_keeps_a_bounded_cache() -> None:
+    e = Apply(matrix=m.Softmax(of=m.Band(of=QK, before=5)), of=V)
+    made = lowered(e, data_of(e, 50), final=True)
+    assert {s.shape[s.axes.index(TIME)] for n, s in made.states.items() if n != "time"} == {4}
+
+
+@pytest.mark.parametrize(
+    ("e", "why"),
+    (
+        (x.Reverse(of=V), "reversed"),
+        (Delay(of=V, by=-1), "looks ahead"),
+        (x.Reduce(fn="sum", of=V, over=("t",)), "all t"),
+        (x.Rename(of=V, old="t", new="s"), "at all times"),
+        (call("div", V, x.Size(axis="t")), "length of axis t"),
+    ),
+)
+def test_expressions_that_cannot_be_streamed_say_why(e: Expr, why: str) -> None:
+    with pytest.raises(StreamError, match=why):
+        lowered(e, data_of(e, 5), final=True)
+
+
+UNUSED = (BIAS, D, FACTOR, H, MASK, SEMI)
