@@ -103,7 +103,7 @@ def put(v: Value) -> Call:
 
     def added(x: Array, i: Array) -> Array:
         x = np.broadcast_to(aligned(x, update.axes, axes), tuple(sizes.values()))
-        i = aligned(i, index.axes, axes)
+        i = np.broadcast_to(aligned(i, index.axes, axes), x.shape)
         y = np.zeros(v.shape, dtype=x.dtype)
         np.add.at(y, tuple(i if place is None else place for place in places), x)
         return y

@@ -115,20 +115,16 @@ def solve(v: Value, setting: Setting) -> Call:
     batch = tuple(a for a in v.axes if a != op.row and a not in columns)
     n, count = v.size(op.row), math.prod(v.size(a) for a in columns)
     sizes = tuple(v.size(a) for a in batch)
-    order = [lower.axes.index(a) for a in (*(a for a in batch if a in lower.axes), op.row, op.col)]
-    matrix = view((*(a for a in batch if a in lower.axes), op.row, op.col), (*batch, op.row, op.col))
-    right = (*(a for a in batch if a in r.axes), op.row, *columns)
-    permutation = [r.axes.index(a) for a in right]
-    as_right = view(right, (*batch, op.row, *columns))
     made = (*batch, op.row, *columns)
+    matrix, right = view(lower.axes, (*batch, op.row, op.col)), view(r.axes, made)
+    shape = tuple(v.size(a) for a in made)
     back = [made.index(a) for a in v.axes]
 
     def solved(x: Tensor, y: Tensor) -> Tensor:
-        x, y = x.permute(order), y.permute(permutation)
-        x, y = (x if matrix is None else matrix(x)), (y if as_right is None else as_right(y))
-        y = y.expand(*sizes, *y.shape[len(sizes) :]).reshape(*sizes, n, count)
+        x, y = (x if matrix is None else matrix(x)), (y if right is None else right(y))
+        y = y.expand(shape).reshape(*sizes, n, count)
         w: Tensor = torch.linalg.solve_triangular(-x, y, upper=op.upper, unitriangular=True)
-        return w.reshape([v.size(a) for a in made]).permute(back)
+        return w.reshape(shape).permute(back)
 
     return solved
 

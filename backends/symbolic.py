@@ -208,7 +208,7 @@ def cumulate(v: Value, s: S) -> Call:
         total = np.full(x.shape[1:], start, dtype=object)
         for i in range(len(x) - 1, -1, -1) if op.reverse else range(len(x)):
             after = each(fn, total, x[i])
-            made[i] = total if op.exclusive else after
+            made[i, ...] = total if op.exclusive else after
             total = after
         return np.moveaxis(made, 0, at)
 
@@ -226,7 +226,7 @@ def affine_scan(v: Value, s: S) -> Call:
         made = np.empty((n, *v.shape[:at], *v.shape[at + 1 :]), dtype=object)
         h: Any = s.Integer(0)
         for i in range(n - 1, -1, -1) if op.reverse else range(n):
-            made[i] = h = a[i % len(a)] * h + x[i % len(x)]
+            made[i, ...] = h = a[i % len(a)] * h + x[i % len(x)]
         return np.moveaxis(made, 0, at)
 
     return scanned
@@ -244,7 +244,7 @@ def solve(v: Value, s: S) -> Call:
         w = np.zeros([v.size(a) for a in axes], dtype=object)
         for i in range(n - 1, -1, -1) if op.upper else range(n):
             read = range(i + 1, n) if op.upper else range(i)
-            w[i] = fold(lambda total, j, i=i: total + matrix[i, j] * w[j], read, right[i])  # type: ignore[misc]
+            w[i, ...] = fold(lambda total, j, i=i: total + matrix[i, j] * w[j], read, right[i])  # type: ignore[misc]
         return aligned(w, axes, v.axes)
 
     return solved

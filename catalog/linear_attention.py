@@ -19,8 +19,8 @@ def linear_attention(q: "b t h k", k: "b t h k", v: "b t h v") -> "b t h v":
 
 
 @mx.mixer(paper=PAPER, year=YEAR)
-def full_linear_attention(q: "b t h k", k: "b s h k", v: "b s h v") -> "b t h v":
-    """y_t = φ(q_t)ᵀ Σ_s φ(k_s) v_sᵀ / (φ(q_t)ᵀ Σ_s φ(k_s) + ε) over all keys s"""
+def full_linear_attention(q: "b t h k", k: "b t h k", v: "b t h v") -> "b t h v":
+    """y_t = φ(q_t)ᵀ Σ_s φ(k_s) v_sᵀ / (φ(q_t)ᵀ Σ_s φ(k_s) + ε) over the whole sequence"""
     return mx.normalize(mx.lowrank(mx.elu(q) + 1, mx.elu(k) + 1), eps=1e-6) @ v
 
 

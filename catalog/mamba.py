@@ -51,7 +51,7 @@ class Mamba(MixerLayer):
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, d_model, bias=bias)
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
-        self.dt_proj.bias.data = step_bias(inner, dt_min, dt_max)
+        self.dt_proj.bias = nn.Parameter(step_bias(inner, dt_min, dt_max))
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
         x, z = self.in_proj(x).chunk(2, dim=-1)

@@ -57,7 +57,7 @@ class MLSTM(MixerLayer):
         nn.init.zeros_(self.igate_preact.weight)
         nn.init.zeros_(self.fgate_preact.weight)
         nn.init.normal_(self.igate_preact.bias, std=0.1)
-        self.fgate_preact.bias.data = torch.linspace(3, 6, n_head)
+        self.fgate_preact.bias = nn.Parameter(torch.linspace(3, 6, n_head))
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
         q, k, v = (heads(project(x), self.n_head) for project in (self.q, self.k, self.v))

@@ -20,8 +20,14 @@ def softmax_attention(q: "b t h g k", k: "b t h k", v: "b t h v") -> "b t h g v"
 
 
 @mx.mixer(paper=PAPER, year=YEAR)
-def full_attention(q: "b t h g k", k: "b s h k", v: "b s h v") -> "b t h g v":
-    """y = softmax(q kᵀ / √K) v over all keys s, which may come from another sequence"""
+def full_attention(q: "b t h g k", k: "b t h k", v: "b t h v") -> "b t h g v":
+    """y = softmax(q kᵀ / √K) v over the whole sequence"""
+    return mx.softmax(mx.lowrank(q * mx.size("k") ** -0.5, k)) @ v
+
+
+@mx.mixer(paper=PAPER, year=YEAR)
+def cross_attention(q: "b t h g k", k: "b s h k", v: "b s h v") -> "b t h g v":
+    """y = softmax(q kᵀ / √K) v over the keys s of another sequence"""
     return mx.softmax(mx.lowrank(q * mx.size("k") ** -0.5, k)) @ v
 
 
@@ -72,7 +78,7 @@ ENTRY = Entry(
     title="Softmax attention",
     paper=PAPER,
     year=YEAR,
-    mixers={m.name: m for m in (softmax_attention, full_attention, rotary_attention)},
+    mixers={m.name: m for m in (softmax_attention, rotary_attention, full_attention, cross_attention)},
     layer=SoftmaxAttention,
     facts={"rotary": "arXiv 2104.09864, halves of a head form the pairs", "grouped queries": "arXiv 2305.13245"},
     small={"d_model": 32, "n_head": 4, "n_kv_head": 2},

@@ -42,7 +42,9 @@ def parallel(e: Apply, on: Grid, choice: Choice) -> Value:
         case LowRank(q=q, k=k, over=over):
             b = on.b
             v = b.expand(on.col(e.of), {SOURCE: on.cols.size})
-            return b.contract(on.ctx.filled(on.row(q), over), b.contract(on.ctx.filled(on.col(k), over), v, (SOURCE,)), over)
+            return b.contract(
+                on.ctx.filled(on.row(q), over), b.contract(on.ctx.filled(on.col(k), over), v, (SOURCE,)), over
+            )
         case Softmax():
             return dense(e, on, choice)
     raise FormError(f"{type(e.matrix).__name__} has no form 'parallel'")

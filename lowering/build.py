@@ -320,7 +320,10 @@ class Builder:
         """`body` built again here, its inputs replaced by `args`."""
         done: dict[Value, Value] = {}
         for v in body.order:
-            done[v] = args[v.op.name] if isinstance(v.op, p.Input) else self.again(v, [done[a] for a in v.args])
+            if isinstance(v.op, p.Input):
+                done[v] = self.order(args[v.op.name], v.axes)
+            else:
+                done[v] = self.again(v, [done[a] for a in v.args])
         return [done[v] for v in body.outputs]
 
 

@@ -110,7 +110,7 @@ def _states(b: Builder, parts: Parts, change: Line, count: int) -> tuple[Value, 
     each = {CHUNK: count}
     offset = b.expand(_some(b, change.offset), each)
     slope = change.slope
-    if isinstance(slope, Span) and slope.rule != "dense" or slope is None or isinstance(slope, Same):
+    if (isinstance(slope, Span) and slope.rule != "dense") or slope is None or isinstance(slope, Same):
         offset = b.cast(b.expand(offset, parts.state_sizes), parts.kind)
         driven = b.concat([b.expand(initial, {CHUNK: 1}), offset], CHUNK)
         if isinstance(slope, Span):

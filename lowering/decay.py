@@ -81,7 +81,7 @@ def chain(b: Builder, later: Value, earlier: Value) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What the tree gives: rows carried to the entry, columns to the exit, the whole product, scores by (row, column)."""
+    """Rows carried to the entry, columns to the exit, the whole product, and the scores by (row, column)."""
 
     entering: Mapping[Row, Value]
     leaving: Mapping[Column, Value]
@@ -106,9 +106,7 @@ def tree(
     step = _blocks_of_one(b, step, length, size)
     xs = {row: _vector(b, x, length, size) for row, x in rows.items()}
     ys = {col: _vector(b, y, length, size) for col, y in columns.items()}
-    scores = {
-        (row, col): None if row.before else _grid(b, b.contract(xs[row], ys[col], (KEY,))) for row, col in pairs
-    }
+    scores = {(row, col): None if row.before else _grid(b, b.contract(xs[row], ys[col], (KEY,))) for row, col in pairs}
     xs = {row: x if row.before else step.enter(b, x) for row, x in xs.items()}
     while size > 1:
         step = step.paired(b)

@@ -209,4 +209,3 @@ def _together(cut: Sequence[Value], plain: Sequence[Value], where: Sequence[int]
     """The values that were cut and those that were not, in the order they had."""
     steps, rest = iter(cut), iter(plain)
     return [next(steps) if i in where else next(rest) for i in range(len(cut) + len(plain))]
-

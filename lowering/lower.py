@@ -43,7 +43,12 @@ def lower(
     A decoding step is T = 1 with both. StreamError, naming the node, if states are asked of what is not causal.
     """
     ctx = _context(expr, signals, forms)
-    ctx.stream.initial, ctx.stream.final, ctx.stream.past, ctx.stream.room = initial, final, past if initial else 0, room
+    ctx.stream.initial, ctx.stream.final, ctx.stream.past, ctx.stream.room = (
+        initial,
+        final,
+        past if initial else 0,
+        room,
+    )
     b = ctx.b
     y = b.expand(ctx.of(expr), {a: ctx.size(a, "the result") for a in returns})
     outputs = {"y": b.order(y, returns)}
@@ -82,4 +87,3 @@ def _context(root: Node, signals: Mapping[str, SignalType], forms: Mapping[Node,
 
 def _used(ctx: Context) -> list[Value]:
     return [v for v in ctx.signals.values() if isinstance(v.op, Input)]
-

@@ -11,7 +11,7 @@ import math
 from lowering.build import Builder
 from lowering.context import Choice
 from lowering.fft import padded, taps
-from lowering.filters import LAG, filter_of
+from lowering.filters import LAG, Filter, filter_of
 from lowering.grid import Grid
 from lowering.program import Value
 from mixer_ir.expr import SOURCE, TIME, Apply
@@ -29,7 +29,11 @@ def lower(e: Apply, on: Grid, choice: Choice) -> Value:
             return factors(e.matrix, e, on)
         case Fourier(inverse=inverse):
             return fourier(b, b.rename(on.col(e.of), SOURCE, TIME), TIME, inverse=inverse)
-    f = filter_of(e, on, "monarch")
+    return convolved(b, filter_of(e, on, "monarch"))
+
+
+def convolved(b: Builder, f: Filter) -> Value:
+    """The wanted rows of the convolution."""
     n = f.length if f.circular else 1 << (padded(f) - 1).bit_length()
     h = fourier(b, b.rename(taps(b, f, n), LAG, TIME), TIME)
     v = fourier(b, b.pad(f.v, TIME, 0, n - f.v.size(TIME)), TIME)

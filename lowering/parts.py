@@ -158,7 +158,7 @@ def gather(
     over, state   as in the Process           sizes   of every axis, t among them
     inputs        (key, value) pairs          queries   (vector, before) pairs, one a read
     log, factor, low_rank, dense, along, row  as in its Transition
-    reset         true (over t) where the incoming state is dropped: folded into the transition here
+    reset         true (over t) where the incoming state is dropped: folded into what reads it here
     initial       the state before the first step, with batch and state axes
     """
     steps = sizes[TIME]
@@ -183,6 +183,7 @@ def gather(
         else:
             log = b.where(reset, float("-inf"), 0.0 if log is None else log)
         low_rank = [(x, b.where(reset, 0.0, y)) for x, y in low_rank]
+        queries = [(b.where(reset, 0.0, q) if before else q, before) for q, before in queries]
     decay = log if log is not None else factor
     if decay is not None and any(a in decay.axes for a in keys):
         decay = _merged(b, decay, keys, KEY, sizes)

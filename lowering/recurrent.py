@@ -74,5 +74,3 @@ def _moved(b: Builder, parts: Parts, state: Value) -> Value:
     if parts.decay is None:
         return state
     return b.mul(state, b.map("exp", parts.decay) if parts.logs else parts.decay)
-
-

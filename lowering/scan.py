@@ -60,14 +60,14 @@ def _entrywise(b: Builder, parts: Parts, driven: Value) -> Value:
 
 def _composed(b: Builder, parts: Parts, driven: Value) -> Value:
     """The states by composing (matrix, input) pairs."""
-    matrices = b.expand(_matrix(b, parts), {TIME: parts.steps})
+    matrices = b.expand(transition(b, parts), {TIME: parts.steps})
     matrices, states = _prefixes(b, matrices, driven)
     if parts.initial is None:
         return states
     return b.add(states, b.rename(b.contract(matrices, parts.initial, (KEY,)), ROW, KEY))
 
 
-def _matrix(b: Builder, parts: Parts) -> Value:
+def transition(b: Builder, parts: Parts) -> Value:
     """A_t as a matrix, with the axes `_l` (new state) and `_k` (old state)."""
     if parts.dense is not None:
         matrix = parts.dense

@@ -75,7 +75,7 @@ def state_type(ctx: Context, process: Process) -> StateType:
     exprs += [] if process.reset is None else [process.reset]
     gone: Axes = (TIME, BATCH, *process.axes, *((A.row,) if A.row else ()))
     have = union(*(x.axes for x in exprs))
-    axes = (*((BATCH,) if BATCH in have else ()), *without(have, gone), *process.axes)
+    axes = (*((BATCH,) if BATCH in have else ()), *without(have, gone), *without(process.axes, BATCH))
     kinds = {ctx.of(x).kind for x in exprs}
     shape = tuple(ctx.size(a, f"the state {process.name}") for a in axes)
     return StateType(axes, shape, "complex" if "complex" in kinds else "real")

@@ -33,7 +33,9 @@ def lower(tiling: Tiling, v: Value, before: int, after: int) -> Value:
     count = -(-rows // size)
     names = list(tiling.parts)
     inside = b.map("le", 0, b.iota(SOURCE, on.cols.size))
-    cut = [_tiled(b, x, on.rows.low - on.cols.low, size, count, behind, ahead) for x in (*tiling.parts.values(), v, inside)]
+    cut = [
+        _tiled(b, x, on.rows.low - on.cols.low, size, count, behind, ahead) for x in (*tiling.parts.values(), v, inside)
+    ]
     steps = [x for x in cut if ROWS in x.axes]
     constants = [x for x in cut if ROWS not in x.axes]
     sizes = {**on.ctx.sizes, TIME: size, SOURCE: (behind + 1 + ahead) * size}

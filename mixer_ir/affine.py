@@ -147,7 +147,9 @@ class _Reader:
             return state
         if state in self.open:
             names = ", ".join(s.name for s in self.open)
-            raise NotLinear(f"the states {names} feed each other, so that none has an update of its own: {formula(at)}", at)
+            raise NotLinear(
+                f"the states {names} feed each other, so that none has an update of its own: {formula(at)}", at
+            )
         self.open.append(state)
         update = self.recurrence.updates[self.recurrence.states.index(state)]
         alone = isinstance(update, State) or not self.stateful(update)

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from mixer_ir.expr import Apply, Delay, Expr, Process, Reverse, Run
-from mixer_ir.matrix import Matrix
+from mixer_ir.matrix import Matrix, Softmax
 from mixer_ir.node import Node, walk
 from mixer_ir.rules import RULES as MATRIX_RULES
+from mixer_ir.rules import SCORES
 from mixer_ir.rules_apply import RULES as APPLY_RULES
+from mixer_ir.rules_collect import RULES as COLLECT_RULES
 
 
 @dataclass(frozen=True)
@@ -46,36 +48,47 @@ def canonicalise(body: Expr) -> Canonical:
     return Canonical(expr=named(expr), fired=tuple(rewriter.fired))
 
 
-def simplified(M: Matrix) -> Matrix:
-    """The matrix rewritten by the rules on matrices."""
-    return Rewriter(MATRIX_RULES, APPLY_RULES).rewrite(M)
+def gathered(M: Matrix) -> Matrix:
+    """The matrix in the fewest structures: scales and diagonals absorbed, sums and products gathered."""
+    return Rewriter((*MATRIX_RULES, *COLLECT_RULES), APPLY_RULES).rewrite(M)  # type: ignore[no-any-return]
 
 
 @dataclass
 class Rewriter:
-    """Rewrites by two tables of rules, one for matrices and one for expressions, remembering what it has done."""
+    """Rewrites by tables of rules, one for matrices, one for expressions, and one for matrices inside a softmax."""
 
     matrix_rules: RuleTable
     expr_rules: RuleTable
+    score_rules: RuleTable = SCORES
     fired: list[Fired] = field(default_factory=list)
-    memo: dict[Node, Node] = field(default_factory=dict)
+    memo: dict[tuple[Node, bool], Node] = field(default_factory=dict)
 
     def rewrite(self, root: Any) -> Any:
-        for node in walk(root):  # children first, so that deep expressions need no deep stack
-            self._rewrite(node)
-        return self.memo[root]
+        """The node that no rule changes any more."""
+        return self._rewrite(root, False)
 
-    def _rewrite(self, node: Node) -> Node:
-        if node not in self.memo:
-            here = node.with_children(self._rewrite)
-            new = self._once(here)
-            done = here if new is None else self._rewrite(new)
-            self.memo[here] = self.memo[node] = done
-        return self.memo[node]
+    def _rewrite(self, node: Node, scores: bool) -> Node:
+        stack = [(node, scores, False)]  # children first, so that deep expressions need no deep stack
+        while stack:
+            here, inside, ready = stack.pop()
+            if (here, inside) in self.memo:
+                continue
+            if ready:
+                self._step(here, inside)
+            else:
+                stack.append((here, inside, True))
+                stack += [(child, _scores(here, child, inside), False) for child in here.children()]
+        return self.memo[node, scores]
 
-    def _once(self, node: Node) -> Node | None:
+    def _step(self, node: Node, scores: bool) -> None:
+        here = node.with_children(lambda child: self.memo[child, _scores(node, child, scores)])
+        new = self._once(here, scores)
+        done = here if new is None else self._rewrite(new, scores)
+        self.memo[here, scores] = self.memo[node, scores] = done
+
+    def _once(self, node: Node, scores: bool) -> Node | None:
         if isinstance(node, Matrix):
-            table = self.matrix_rules
+            table = self.score_rules if scores else self.matrix_rules
         elif isinstance(node, Apply | Run | Reverse | Delay):
             table = self.expr_rules
         else:
@@ -86,6 +99,11 @@ class Rewriter:
                 self.fired.append(Fired(rule.__name__, " ".join((rule.__doc__ or "").split()), node, new))
                 return new  # type: ignore[no-any-return]
         return None
+
+
+def _scores(parent: Node, child: Node, scores: bool) -> bool:
+    """Whether a child of a node is a matrix inside a softmax, where a masked entry is not a zero."""
+    return isinstance(child, Matrix) and isinstance(parent, Matrix) and (scores or isinstance(parent, Softmax))
 
 
 def named(expr: Expr) -> Expr:

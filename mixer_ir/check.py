@@ -18,12 +18,10 @@ from mixer_ir.expr import (
     Expr,
     Index,
     Process,
-    Read,
     Recurrence,
     Reduce,
     Rename,
     Reverse,
-    Run,
     Signal,
     Size,
     State,
@@ -52,7 +50,7 @@ from mixer_ir.matrix import (
     Toeplitz,
     Vandermonde,
 )
-from mixer_ir.node import Node, walk
+from mixer_ir.node import Node
 
 N = TypeVar("N", bound=Node)
 
@@ -261,37 +259,3 @@ def checked(node: N) -> N:
     """`node`, once it was found well formed."""
     check(node)
     return node
-
-
-def check_states(body: Expr) -> None:
-    """Raise DeclarationError where a state is used outside its recurrence, or along time inside it."""
-    free: dict[Node, frozenset[State]] = {}
-    for here in walk(body):
-        inside = frozenset[State]().union(*(free[c] for c in here.children()))
-        if isinstance(here, State):
-            inside = frozenset((here,))
-        elif isinstance(here, Recurrence):
-            inside -= set(here.states)
-        if inside and (isinstance(here, Read | Process | Run | Recurrence | Apply) or along_time(here)):
-            name = next(iter(inside)).name
-            raise DeclarationError(
-                f"state {name} is used along time ({type(here).__name__.lower()}): inside a recurrence a state is "
-                "known at one t alone; update it step by step, or keep what is needed as a state of its own"
-            )
-        free[here] = inside
-    if free[body]:
-        raise DeclarationError(f"state {next(iter(free[body])).name} is used outside a recurrence")
-
-
-def along_time(node: Node) -> bool:
-    """Whether an expression's node looks at more than one t."""
-    match node:
-        case Cumulate() | Delay() | Reverse():
-            return True
-        case Contract(over=over) | Reduce(over=over):
-            return TIME in over or SOURCE in over
-        case Rename(old=old, new=new):
-            return old in (TIME, SOURCE) or new in (TIME, SOURCE)
-        case Take(axis=axis):
-            return axis in (TIME, SOURCE)
-    return False

@@ -166,7 +166,7 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from mixer_ir import demo  # noqa: PLC0415  (trains models: brings scikit-learn and matplotlib)
+    from mixer_ir import demo  # trains models: brings scikit-learn and matplotlib
 
     return demo.run(arguments.out)
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, overload
 
-from mixer_ir.check import check, check_states, show
+from mixer_ir.check import check, show
 from mixer_ir.declaration import Declaration
 from mixer_ir.errors import AxisError, DeclarationError, MixerError, one_of
 from mixer_ir.expr import (
@@ -16,16 +16,15 @@ from mixer_ir.expr import (
     TIME,
     Axes,
     Expr,
-    Index,
     Rename,
     Run,
     Signal,
-    Size,
     as_expr,
     union,
     without,
 )
 from mixer_ir.expr import State as StateBefore
+from mixer_ir.laws import check_body
 from mixer_ir.linear import depends
 from mixer_ir.matrix import Matrix
 from mixer_ir.mixer import RESET, Mixer, result_axes
@@ -84,11 +83,10 @@ def _declared(declaration: Declaration, body: Body) -> Mixer:
     expr, axes = body(declaration)
     name, signals = declaration.name, declaration.signals
     returns = _returns(declaration, expr, axes)
-    _sized(declaration, expr)
     try:
         for n in walk(expr):
             check(n)
-        check_states(expr)
+        check_body(expr, signals)
     except MixerError as e:
         raise type(e)(f"{name}: {e}") from e
     if RESET in signals and not depends(expr, RESET):
@@ -211,20 +209,3 @@ def _returns(declaration: Declaration, expr: Expr, axes: Axes) -> Axes:
             f"they differ in {one_of(odd)}"
         )
     return given
-
-
-def _sized(declaration: Declaration, expr: Expr) -> None:
-    """Every axis must get its size from some signal."""
-    known = {a for axes in declaration.signals.values() for a in axes}
-    nodes = list(walk(expr))
-    known |= {n.new for n in nodes if isinstance(n, Rename)}
-    for n in nodes:
-        unknown = [a for a in getattr(n, "axes", ()) if a not in known] if isinstance(n, Index | StateBefore) else []
-        if isinstance(n, Size) and n.axis not in known:
-            unknown = [n.axis]
-        if unknown:
-            what = f"state {n.name}" if isinstance(n, StateBefore) else "mx.index or mx.size"
-            raise AxisError(
-                f"{declaration.name}: {what} has the axis {unknown[0]}, which no signal has, so that its size is "
-                f"not known; the signals have {show(tuple(sorted(known)))}"
-            )

@@ -31,8 +31,9 @@ def union(*axes: Axes) -> Axes:
 
 
 def without(axes: Axes, gone: Axes | str) -> Axes:
-    """`axes` less those in `gone`, in the same order."""
-    return tuple(a for a in axes if a not in gone)
+    """`axes` less those in `gone` (a string is one axis), in the same order."""
+    left_out = (gone,) if isinstance(gone, str) else gone
+    return tuple(a for a in axes if a not in left_out)
 
 
 def parse_axes(text: str, *, of: str) -> Axes:

@@ -43,22 +43,33 @@ class Claim:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a process needs of the formula: whether each read is before the step, its input pairs, a low-rank part."""
+    """What a process needs of the formula: whether each read is before the step, its input pairs, a low-rank part.
+
+    shared   the input whose key is the low rank's a as well, if any
+    """
 
     before: tuple[bool, ...]
     pairs: int
     low_rank: bool
+    shared: int | None = None
     rows: tuple[s.Row, ...] = field(init=False)
     columns: tuple[s.Column, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        reader, writer = ((s.READER,), (s.WRITER,)) if self.low_rank else ((), ())
+        reader = (s.READER,) if self.low_rank else ()
         object.__setattr__(self, "rows", (*s.queries(self.before), *reader))
-        object.__setattr__(self, "columns", (*s.inputs(self.pairs), *writer))
+        object.__setattr__(self, "columns", tuple(dict.fromkeys((*s.inputs(self.pairs), *self.writer))))
+
+    @property
+    def writer(self) -> tuple[s.Column, ...]:
+        """The column that the low-rank part writes along."""
+        if not self.low_rank:
+            return ()
+        return (s.WRITER,) if self.shared is None else (s.inputs(self.pairs)[self.shared],)
 
     @property
     def formula(self) -> s.Segment:
-        return s.segment(before=self.before, pairs=self.pairs, low_rank=self.low_rank)
+        return s.segment(before=self.before, pairs=self.pairs, low_rank=self.low_rank, shared=self.shared)
 
     def values(self) -> tuple[s.Column, ...]:
         return s.inputs(self.pairs)
@@ -80,11 +91,11 @@ def one_step(shape: Shape) -> Iterator[Claim]:
     state, reads, _ = evaluated(shape, step(shape), one(_symbol("S₀")))
     S, phi = _symbol("S₀"), _symbol("Φ")
     after = phi @ S
-    if shape.low_rank:
-        after = after + _symbol("a") @ _symbol("bᵀ") @ S
+    for writer in shape.writer:
+        after = after + _symbol(writer.name) @ _symbol("bᵀ") @ S
     for column in shape.values():
         after = after + _symbol(column.name) @ _symbol(f"v{column.name[1:]}ᵀ")
-    low = " + a bᵀ" if shape.low_rank else ""
+    low = "".join(f" + {writer.name} bᵀ" for writer in shape.writer)
     yield Claim("one step is the update", f"S₁ = (Φ{low}) S₀ + Σ k vᵀ", state, one(after))
     for row, read in zip(s.queries(shape.before), reads, strict=True):
         at = S if row.before else after
@@ -94,8 +105,8 @@ def one_step(shape: Shape) -> Iterator[Claim]:
 
 def inverse_of_joined(shape: Shape) -> Iterator[Claim]:
     """(I − L)⁻¹ of the block triangular L of two segments is the block triangular matrix that `resolve` writes."""
-    if shape.low_rank:
-        L = join(segment(shape, 1), segment(shape, 2))[s.Scores(s.READER, s.WRITER)]
+    for writer in shape.writer:
+        L = join(segment(shape, 1), segment(shape, 2))[s.Scores(s.READER, writer)]
         R = resolve(L)
         eye = identity(2)
         yield Claim("the inverse of a block triangular matrix", "(I − L) (I − L)⁻¹ = I", (eye - L) @ R, eye)

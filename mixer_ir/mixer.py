@@ -18,6 +18,8 @@ from mixer_ir.node import walk
 from mixer_ir.resets import with_resets
 from mixer_ir.substitute import substitute
 from mixer_ir.text import mixer_text
+from mixer_ir.tracing import untraced
+from mixer_ir.traits import Traits, traits
 
 RESET = "reset"
 
@@ -55,7 +57,8 @@ class Mixer:
 
     @cached_property
     def _canonical(self) -> Canonical:
-        return canonicalise(self.body)
+        with untraced():
+            return canonicalise(self.body)
 
     @property
     def expr(self) -> Expr:
@@ -70,7 +73,8 @@ class Mixer:
     @cached_property
     def value(self) -> str | None:
         """The name of the signal that the matrix is applied to; None where the mixer is linear in no one signal."""
-        return self.declared_value or value_signal(self._linear, dict(self.signals), self.returns)
+        with untraced():
+            return self.declared_value or value_signal(self._linear, dict(self.signals), self.returns)
 
     @property
     def _linear(self) -> Expr:
@@ -94,10 +98,8 @@ class Mixer:
         return found
 
     @cached_property
-    def traits(self) -> Any:
+    def traits(self) -> Traits:
         """What holds of the mixer whatever the signals are: causal, time-invariant, linear-time …"""
-        from mixer_ir.traits import traits
-
         return traits(self)
 
     def forms(self) -> list[str]:
@@ -108,15 +110,17 @@ class Mixer:
 
     def __call__(self, **signals: Any) -> Expr:
         """The mixer's result for other expressions in the place of its signals."""
-        given = self._given(signals, needed=list(self.signals))
-        result: Expr = substitute(self.body, given)
+        with untraced():
+            given = self._given(signals, needed=list(self.signals))
+            result: Expr = substitute(self.body, given)
         return result
 
     def M(self, **signals: Any) -> Matrix:
         """The mixer's matrix for other expressions in the place of its signals; the value signal is left out."""
-        matrix = self._matrix(self._linear)
-        given = self._given(signals, needed=[n for n in self.signals if depends(matrix, n)])
-        result: Matrix = substitute(matrix, given)
+        with untraced():
+            matrix = self._matrix(self._linear)
+            given = self._given(signals, needed=[n for n in self.signals if depends(matrix, n)])
+            result: Matrix = substitute(matrix, given)
         return result
 
     def _given(self, signals: Mapping[str, Any], needed: list[str]) -> dict[str, Expr]:

@@ -79,8 +79,8 @@ def _map_nodes(value: Any, change: Any) -> Any:
     return value
 
 
-def walk(root: Node) -> Iterator[Node]:
-    """Every node reachable from `root`, children before parents, each once."""
+def walk(root: Node, closed: tuple[type[Node], ...] = ()) -> Iterator[Node]:
+    """Every node reachable from `root`, children before parents, each once; nodes of the types `closed` as leaves."""
     seen: set[int] = set()
     stack: list[tuple[Node, bool]] = [(root, False)]
     while stack:
@@ -90,7 +90,8 @@ def walk(root: Node) -> Iterator[Node]:
         elif id(here) not in seen:
             seen.add(id(here))
             stack.append((here, True))
-            stack.extend((child, False) for child in here.children())
+            if not isinstance(here, closed):
+                stack.extend((child, False) for child in here.children())
 
 
 def rebuild(root: Node, change: Callable[[Node], Node]) -> Any:

@@ -193,7 +193,9 @@ class Oracle:
 
     def _run(self, r: Recurrence) -> Array:
         """The outputs of a traced update at every t, step by step."""
-        S = {s: self._start(s.name, (*e.without(r.batch, (TIME,)), *s.axes), self.sizes) for s in r.states}
+        S: dict[Node, Array] = {
+            s: self._start(s.name, (*e.without(r.batch, (TIME,)), *s.axes), self.sizes) for s in r.states
+        }
         outputs = []
         for t in range(self.sizes[TIME]):
             if r.reset is not None:
@@ -202,12 +204,12 @@ class Oracle:
             now: dict[Node, Array] = {**S}
             outputs.append(self._now(r.output, t, now))
             S = {s: self._now(u, t, now) for s, u in zip(r.states, r.updates, strict=True)}
-        self.states.update({s.name: x for s, x in S.items()})
+        self.states.update({s.name: S[s] for s in r.states})
         return stack(outputs, TIME)
 
     def _now(self, x: Expr, t: int, now: dict[Node, Array]) -> Array:
         """The value of `x` at step t; `now` holds the old states and what was computed from them."""
-        for node in walk(x):
+        for node in walk(x, (e.Run,)):
             if not isinstance(node, Expr) or node in now:
                 continue
             if not _inside_step(node):

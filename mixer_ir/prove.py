@@ -124,23 +124,24 @@ def _piece(piece: Piece) -> Iterator[Step]:
 
 
 def _process(name: str, process: Process, piece: Piece) -> Iterator[Step]:
-    shape = Shape(
-        before=tuple(r.before for r in piece.reads),
-        pairs=len(process.inputs),
-        low_rank=bool(process.transition.low_rank),
-    )
-    for claim in claims(shape):
-        yield Step(
-            f"{name}: {claim.law}", claim.statement, _why(claim.ok, f"{claim.difference} is left over"), claim.ok
-        )
+    before, low_rank = tuple(r.before for r in piece.reads), bool(process.transition.low_rank)
+    sharing = [None, *range(len(process.inputs))] if low_rank else [None]
+    proved = True
+    for shared in sharing:
+        shape = Shape(before, len(process.inputs), low_rank, shared)
+        where = "" if shared is None else f" (where a = k{shared})"
+        for claim in claims(shape):
+            proved = proved and claim.ok
+            because = _why(claim.ok, f"{claim.difference} is left over")
+            yield Step(f"{name}: {claim.law}{where}", claim.statement, because, claim.ok)
     yield Step(
         f"{name}: the formula of any length is the loop",
         "F(1 … T) = step T after … after step 1, and F(segment 1 · segment 2 · …) = F(1 … T) for every cut",
         "induction on the length: one step is the update, and a segment and a step end to end are one segment",
-        all(c.ok for c in claims(shape)),
+        proved,
     )
     if legal(piece)["fft"] is None:
-        for claim in convolution(tuple(r.before for r in piece.reads), bool(process.inputs)):
+        for claim in convolution(before, bool(process.inputs)):
             yield Step(
                 f"{name}: recurrence = convolution with the impulse response",
                 claim.statement,

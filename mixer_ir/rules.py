@@ -2,6 +2,8 @@
 
 Tried in the order of RULES at every matrix, innermost first. Every rule moves a modifier towards the leaves, merges
 two modifiers, or turns a modified leaf into a leaf, so that no sequence of rules is endless.
+
+Inside a softmax a masked entry and a zero are not the same: there only SCORES are tried, which keep the masks too.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from mixer_ir.matrix import (
     Toeplitz,
 )
 from mixer_ir.rules_move import RULES as MOVES
+from mixer_ir.rules_move import SCORES as MOVED_SCORES
 from mixer_ir.time_reversal import cross, pointwise
 
 Rule = Callable[[Matrix], Matrix | None]
@@ -157,24 +160,34 @@ def causal_lowrank_is_semiseparable(M: Matrix) -> Matrix | None:
 
 
 def causal_moves_in(M: Matrix) -> Matrix | None:
-    """causal(c M) = c causal(M),  causal(A + B) = causal(A) + causal(B),  causal(M) = M for M with no entry s > t"""
+    """causal(c M) = c causal(M),  causal(A + B) = causal(A) + causal(B),  causal(causal(M)) = causal(M);
+    of two masks, the order is free"""
     match M:
-        case Causal(of=of) if is_causal_node(of):
+        case Causal(of=Causal() as of):
             return of
         case Causal(of=Scale(factor=c, of=of)):
             return Scale(factor=c, of=Causal(of=of))
         case Causal(of=Sum(terms=terms)):
             return Sum(terms=tuple(Causal(of=m) for m in terms))
+        case Causal(of=Band(of=of, before=before, after=after)) if after is None or after > 0:
+            return Band(of=of, before=before, after=0)
+        case Causal(of=Mask(of=of, mask=mask)):
+            return Mask(of=Causal(of=of), mask=mask)
+    return None
+
+
+def causal_half_of_structure(M: Matrix) -> Matrix | None:
+    """causal(M) = M for M with no entry s > t,  causal(diag(d) M) = diag(d) causal(M),  causal(toeplitz(h, anti)) =
+    toeplitz(h),  causal(flip(semiseparable(C, A, B))) = diag(Cᵀ B)"""
+    match M:
+        case Causal(of=of) if is_causal_node(of):
+            return of
         case Causal(of=Toeplitz(h=h, lags=lags)):
             return Toeplitz(h=h, lags=lags)
         case Causal(of=Product(factors=(Diagonal() as d, *rest))) if not cross(M):
             return Product(factors=(d, Causal(of=Product(factors=tuple(rest)))))
         case Causal(of=Product(factors=(*rest, Diagonal() as d))) if not cross(M):
             return Product(factors=(Causal(of=Product(factors=tuple(rest))), d))
-        case Causal(of=Band(of=of, before=before, after=after)) if after is None or after > 0:
-            return Band(of=of, before=before, after=0)
-        case Causal(of=Mask(of=of, mask=mask)):
-            return Mask(of=Causal(of=of), mask=mask)
         case Causal(of=Flip(of=Semiseparable(C=C, B=B, over=over, strict=strict))) if pointwise(C) and pointwise(B):
             return Scale(factor=ZERO, of=Identity()) if strict else Diagonal(d=contracted(C, B, over))
     return None
@@ -189,8 +202,10 @@ def is_causal_node(M: Matrix) -> bool:
             return (after is not None and after <= 0) or is_causal_node(of)
         case Shift(of=of, by=by):
             return by >= 0 and is_causal_node(of)
-        case Mask(of=of) | Normalize(of=of) | Resets(of=of) | Scale(of=of) | Softmax(of=of):
+        case Mask(of=of) | Normalize(of=of) | Resets(of=of) | Scale(of=of):
             return is_causal_node(of)
+        case Softmax(of=Causal()):
+            return True
         case Sum(terms=ms) | Product(factors=ms):
             return all(is_causal_node(m) for m in ms)
         case Entrywise(fn="mul", args=ms):
@@ -371,6 +386,7 @@ def _taken(k: Expr) -> tuple[Expr, Take] | None:
     return product(*(f for f in factors(k) if f is not taken[0])), taken[0]
 
 
+SCORES: tuple[Rule, ...] = (sums_are_flat, scale_of_scale, band_without_bound, causal_moves_in, *MOVED_SCORES)
 RULES: tuple[Rule, ...] = (
     sums_are_flat,
     products_are_flat,
@@ -383,6 +399,7 @@ RULES: tuple[Rule, ...] = (
     band_of_toeplitz_is_toeplitz,
     causal_lowrank_is_semiseparable,
     causal_moves_in,
+    causal_half_of_structure,
     decay_of_lowrank_is_semiseparable,
     decay_of_semiseparable_is_semiseparable,
     decay_moves_in,

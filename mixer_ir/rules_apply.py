@@ -126,13 +126,13 @@ def semiseparable_applied_is_read(e: Expr) -> Expr | None:
     resets drop the state that comes in"""
     match e:
         case Apply(matrix=Semiseparable() as M, of=v) if not cross(e):
-            return _driven(M, v, None)
+            return driven(M, v, None)
         case Apply(matrix=Resets(of=Semiseparable() as M, reset=reset), of=v) if not cross(e):
-            return _driven(M, v, reset)
+            return driven(M, v, reset)
     return None
 
 
-def _driven(M: Semiseparable, v: Expr, reset: Expr | None) -> Expr:
+def driven(M: Semiseparable, v: Expr, reset: Expr | None) -> Expr:
     """The read of the state that M drives; axes of v that M contracts are called differently meanwhile."""
     taken = (*M.over, *((M.A.row,) if M.A.row is not None else ()))
     clash = [a for a in v.axes if a in taken]

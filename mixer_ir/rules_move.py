@@ -41,7 +41,7 @@ from mixer_ir.time_reversal import conjugated, cross, pointwise
 
 def transpose_moves_in(M: Matrix) -> Matrix | None:
     """(A + B)ᵀ = Aᵀ + Bᵀ,  (A B)ᵀ = Bᵀ Aᵀ,  (Mᵀ)ᵀ = M,
-    f(A)ᵀ = f(Aᵀ) entry by entry,  (J M J)ᵀ = J Mᵀ J,  (P M)ᵀ = Mᵀ Pᵀ"""
+    f(A)ᵀ = f(Aᵀ) entry by entry,  (J M J)ᵀ = J Mᵀ J"""
     if not isinstance(M, Transpose):
         return None
     match M.of:
@@ -59,14 +59,20 @@ def transpose_moves_in(M: Matrix) -> Matrix | None:
             return Flip(of=Transpose(of=of))
         case Resets(of=of, reset=reset):
             return Resets(of=Transpose(of=of), reset=reset)
-        case Shift(of=of, by=by) if not cross(M):
-            return Product(factors=(Transpose(of=of), Shift(of=Identity(), by=-by)))
         case Causal(of=of):
             return Band(of=Transpose(of=of), before=1, after=None)
         case Band(of=of, before=before, after=after):
             return _mirrored(Transpose(of=of), before, after)
         case Mask(of=of, mask=mask) if TIME in mask.axes and SOURCE in mask.axes:
             return Mask(of=Transpose(of=of), mask=exchanged(mask))
+    return None
+
+
+def transposed_shift(M: Matrix) -> Matrix | None:
+    """shift(M, n)ᵀ  =  Mᵀ shift(I, −n)"""
+    match M:
+        case Transpose(of=Shift(of=of, by=by)) if not cross(M):
+            return Product(factors=(Transpose(of=of), Shift(of=Identity(), by=-by)))
     return None
 
 
@@ -196,6 +202,14 @@ def flipped_leaf(M: Matrix) -> Matrix | None:
 # ---------------------------------------------------------------------- shift
 
 
+def shift_of_toeplitz_is_toeplitz(M: Matrix) -> Matrix | None:
+    """shift(toeplitz(h), n)  =  toeplitz(h, n lags later)"""
+    match M:
+        case Shift(of=Toeplitz(h=h, anti=None, lags="t"), by=by) if by > 0 and TIME in h.axes:
+            return Toeplitz(h=Delay(of=h, by=by))
+    return None
+
+
 def shift_of_semiseparable_is_strict(M: Matrix) -> Matrix | None:
     """shift(semiseparable(C, A, B))  =  semiseparable(C_{t−1}, A, B, strict)"""
     match M:
@@ -205,8 +219,7 @@ def shift_of_semiseparable_is_strict(M: Matrix) -> Matrix | None:
 
 
 def shift_moves_in(M: Matrix) -> Matrix | None:
-    """shift(c M) = c shift(M),  shift(A + B) = shift(A) + shift(B),
-    shift(M, 0) = M,  shift(toeplitz(h)) = toeplitz(shifted h)"""
+    """shift(c M) = c shift(M),  shift(A + B) = shift(A) + shift(B),  shift(M, 0) = M"""
     match M:
         case Shift(of=of, by=0):
             return of
@@ -214,8 +227,6 @@ def shift_moves_in(M: Matrix) -> Matrix | None:
             return Scale(factor=c, of=Shift(of=of, by=by))
         case Shift(of=Sum(terms=terms), by=by):
             return Sum(terms=tuple(Shift(of=m, by=by) for m in terms))
-        case Shift(of=Toeplitz(h=h, anti=None, lags="t"), by=by) if by > 0 and TIME in h.axes:
-            return Toeplitz(h=Delay(of=h, by=by))
         case Shift(of=Shift(of=of, by=a), by=b) if a * b > 0:
             return Shift(of=of, by=a + b)
     return None
@@ -231,8 +242,8 @@ def same_piece(reset: Expr) -> Expr:
 
 
 def resets_move_in(M: Matrix) -> Matrix | None:
-    """the pieces of a sum, a product, a multiple, a modified matrix are those of its parts; softmax and normalize see
-    one piece alone; running backward, a piece begins after its last step"""
+    """the pieces of a sum, a multiple, a modified matrix are those of its parts; softmax and normalize see one piece
+    alone; running backward, a piece begins after its last step"""
     if not isinstance(M, Resets):
         return None
     reset = M.reset
@@ -241,20 +252,26 @@ def resets_move_in(M: Matrix) -> Matrix | None:
         return tuple(Resets(of=m, reset=reset) for m in parts)
 
     match M.of:
-        case Diagonal() | Identity() as of:
-            return of
         case Resets(of=of, reset=other):
             return Resets(of=of, reset=Call(fn="or", args=(reset, other)))
         case Sum(terms=terms):
             return Sum(terms=of_each(terms))
-        case Product(factors=fs):
-            return Product(factors=of_each(fs))
         case Entrywise(fn=fn, args=args):
             return Mask(of=Entrywise(fn=fn, args=of_each(args)), mask=same_piece(reset))
         case Causal() | Band() | Mask() | Decay() | Softmax() | Normalize() | Scale() as outer:
             return replace(outer, of=Resets(of=outer.of, reset=reset))
         case Flip(of=of):
             return Flip(of=Resets(of=of, reset=_backward_reset(reset)))
+    return None
+
+
+def resets_of_product(M: Matrix) -> Matrix | None:
+    """resets(A B)  =  resets(A) resets(B),   resets(diag(d))  =  diag(d)"""
+    match M:
+        case Resets(of=Diagonal() | Identity() as of):
+            return of
+        case Resets(of=Product(factors=fs), reset=reset):
+            return Product(factors=tuple(Resets(of=m, reset=reset) for m in fs))
     return None
 
 
@@ -275,14 +292,20 @@ def reset_leaf_is_masked(M: Matrix) -> Matrix | None:
     return None
 
 
-RULES = (
+SCORES = (
     transpose_moves_in,
     transposed_leaf,
-    transposed_semiseparable_runs_backward,
     flip_moves_in,
     flipped_leaf,
-    shift_of_semiseparable_is_strict,
     shift_moves_in,
     resets_move_in,
     reset_leaf_is_masked,
+)
+RULES = (
+    *SCORES,
+    transposed_shift,
+    transposed_semiseparable_runs_backward,
+    shift_of_semiseparable_is_strict,
+    shift_of_toeplitz_is_toeplitz,
+    resets_of_product,
 )

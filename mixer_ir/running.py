@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backends import BACKENDS, autograd, prepare
+from backends import BACKENDS, autograd, eager, prepare
 from lowering.program import Program
 from mixer_ir.binding import nearest
 from mixer_ir.errors import BackendError, OptionError, one_of
@@ -35,8 +35,22 @@ def checked_backend(name: str) -> str:
 def runner(backend: str, program: Program) -> Run:
     """The program as a differentiable function of tensors by input name; its adjoints run on the same backend."""
     if backend == "eager":
-        return autograd.differentiable(program)
+        return autograd.differentiable(program, without_autocast)
     return autograd.differentiable(program, partial(through_arrays, backend))
+
+
+def without_autocast(program: Program) -> Run:
+    """The eager backend in the precision of its inputs, inside an autocast region too."""
+    run = eager.prepare(program)
+
+    def call(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        device = next((x.device.type for x in tensors.values() if x.dim()), "cpu")
+        if not torch.is_autocast_enabled(device):
+            return run(tensors)
+        with torch.autocast(device, enabled=False):
+            return run(tensors)
+
+    return call
 
 
 def through_arrays(backend: str, program: Program) -> Run:
@@ -54,7 +68,7 @@ def through_arrays(backend: str, program: Program) -> Run:
 def _tensor(x: Any) -> Tensor:
     """A NumPy array as a tensor; exact (SymPy) entries as floating-point numbers."""
     if not isinstance(x, np.ndarray) or x.dtype.kind != "O":
-        return torch.as_tensor(np.ascontiguousarray(x).reshape(np.shape(x)))
+        return torch.from_numpy(np.array(x, order="C"))
     entries = [complex(v) for v in x.ravel()]
     real = all(v.imag == 0 for v in entries)
     values = [v.real for v in entries] if real else entries

@@ -11,9 +11,10 @@ from typing import Any, cast
 
 from mixer_ir import expr as _expr
 from mixer_ir import matrix as _matrix
-from mixer_ir.check import check, check_states
+from mixer_ir.check import check
 from mixer_ir.errors import MixerError, SpecError
 from mixer_ir.expr import SOURCE, TIME, Axes, Expr, Signal, parse_axes
+from mixer_ir.laws import check_body
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import Node, walk
 
@@ -218,7 +219,7 @@ def _mixer(top: dict[str, Any], nodes: list[Node]) -> Mixer:
             raise SpecError(
                 f"the body uses the signal {n.name} ({' '.join(n.axes)}), which 'signals' does not declare so"
             )
-    check_states(body)
+    check_body(body, signals)
     returns = parse_axes(top["returns"], of="'returns'")
     if set(returns) != set(body.axes) or TIME not in returns or SOURCE in returns:
         raise SpecError(f"'returns' is {top['returns']!r}, but the body has axes ({' '.join(body.axes)})")

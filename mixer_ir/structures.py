@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mixer_ir.algebra import log_of
 from mixer_ir.along import whole
 from mixer_ir.check import checked, needs, show
-from mixer_ir.algebra import log_of
 from mixer_ir.errors import AxisError, DeclarationError
 from mixer_ir.expr import BATCH, SOURCE, TIME, Axes, Expr, Transition, as_expr, parse_axes
 from mixer_ir.matrix import (
@@ -33,6 +33,7 @@ from mixer_ir.matrix import (
     Transpose,
     Vandermonde,
 )
+from mixer_ir.tracing import untraced
 
 __all__ = [
     "diagonal", "identity", "lowrank", "semiseparable", "transition", "dense_transition", "toeplitz", "circulant",
@@ -64,7 +65,8 @@ def _contracted(word: str, left: Expr, right: Expr, over: str | Axes | None, nam
 
 def _diagonal_transition(decay: Expr) -> Transition:
     """diag(decay), kept as its logarithm where that is known."""
-    log = log_of(decay)
+    with untraced():
+        log = log_of(decay)
     return Transition(factor=decay) if log is None else Transition(log=log)
 
 
@@ -184,7 +186,8 @@ def mask(M: Any, allowed: Any) -> Matrix:
 def decay(M: Any, a: Any) -> Matrix:
     """a_t a_{t−1} … a_{s+1} · M[t, s] for s ≤ t, else 0."""
     of, factor = _matrix("decay", M), as_expr(a)
-    log = log_of(factor)
+    with untraced():
+        log = log_of(factor)
     return checked(Decay(of=of, factor=factor) if log is None else Decay(of=of, log=log))
 
 

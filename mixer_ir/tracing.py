@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -19,3 +21,13 @@ class Trace:
 
 
 TRACE: ContextVar[Trace | None] = ContextVar("mixer_ir_trace", default=None)
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """The library's own work in the midst of a declaration: rules compare expressions and contract by name."""
+    token = TRACE.set(None)
+    try:
+        yield
+    finally:
+        TRACE.reset(token)

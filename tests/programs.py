@@ -215,11 +215,11 @@ def arrays(of: Program, seed: int = 0, spread: float = 1.0) -> dict[str, np.ndar
 
     def one(v: Value) -> np.ndarray:
         if v.kind == "bool":
-            return rng.integers(0, 2, v.shape).astype(bool)
+            return np.asarray(rng.integers(0, 2, v.shape), dtype=bool)
         if v.kind == "int":
-            return rng.integers(0, 3, v.shape)
-        x = spread * rng.normal(size=v.shape)
-        return x + 1j * spread * rng.normal(size=v.shape) if v.kind == "complex" else x
+            return np.asarray(rng.integers(0, 3, v.shape))
+        x = np.asarray(spread * rng.normal(size=v.shape))
+        return np.asarray(x + 1j * spread * rng.normal(size=v.shape)) if v.kind == "complex" else x
 
     return {name: one(v) for name, v in zip(of.input_names, of.inputs, strict=True)}
 

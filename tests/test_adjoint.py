@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backends import eager, reference
@@ -21,6 +21,13 @@ SMOOTH = sorted(set(PRIMITIVE) - BOOLEAN - {"lt", "le", "eq", "ne", "floordiv"})
 POSITIVE = {"log", "sqrt", "pow", "div", "mod", "log1p", "sign", "abs"}
 
 
+def _away_from_zero(x: np.ndarray) -> np.ndarray:
+    """Floating entries brought to the right of 0, where logarithms, roots and quotients are smooth."""
+    if x.dtype.kind == "c":
+        return np.asarray(_away_from_zero(x.real) + 0.2j * np.tanh(x.imag))
+    return np.asarray(0.6 + 0.2 * np.tanh(x)) if x.dtype.kind == "f" else x
+
+
 def is_derivative(of: Program, positive: bool = False) -> Program:
     """⟨ȳ, f(x + εd) − f(x − εd)⟩ / 2ε = ⟨x̄, d⟩ along a random direction; returns the adjoint."""
     wrt = [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable]
@@ -28,14 +35,7 @@ def is_derivative(of: Program, positive: bool = False) -> Program:
     back = adjoint(of, wrt, results)
     x = arrays(of, seed=1)
     if positive:
-        x = {
-            n: z if z.dtype.kind not in "fc" else 0.6 + 0.2 * np.tanh(z.real) + 0.2j * z.imag * (z.dtype.kind == "c")
-            for n, z in x.items()
-        }
-        x = {
-            n: z.real if not v.kind == "complex" and np.iscomplexobj(z) else z
-            for (n, z), v in zip(x.items(), of.inputs, strict=True)
-        }
+        x = {n: _away_from_zero(z) for n, z in x.items()}
     d = {n: z for n, z in arrays(of, seed=2).items() if n in wrt}
     ct = {n: z for n, z in arrays(back, seed=3).items() if n not in x}
     run, eps = reference.prepare(of), 1e-6
@@ -55,11 +55,10 @@ def is_derivative(of: Program, positive: bool = False) -> Program:
     return back
 
 
-@pytest.mark.parametrize("op", DRAWN, ids=lambda op: op.__name__)
+@pytest.mark.parametrize("op", [op for op in DRAWN if op is not p.Detach], ids=lambda op: op.__name__)
 @given(data=st.data())
 def test_adjoint_of_an_operation(op: type, data: st.DataObject) -> None:
     of = DRAWN[op](Drawn(data.draw))
-    assume(op is not p.Detach)
     back = is_derivative(of)
     is_derivative(back)
 
@@ -80,7 +79,7 @@ def test_functions_differentiate_as_autograd_does(fn: str, kind: str) -> None:
     if kind == "complex" and fn in ("softplus", "erf"):
         return
     b = Builder()
-    points = torch.tensor([0.0, 1.0, -1.0, 3.0, -40.0, 200.0, 1e-9], dtype=torch.float64)
+    points = torch.tensor([0.0, 1.0, -1.0, 3.0, -40.0, 200.0, 1e-3], dtype=torch.float64)
     x = b.input("x", ("i",), (len(points),), kind)  # type: ignore[arg-type]
     y = b.map(fn, x)
     of = program({"y": b.sum(b.map("real", y), ("i",))}, [x])

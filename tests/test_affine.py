@@ -245,7 +245,9 @@ def test_a_choice_of_zero_is_a_reset_unless_the_state_is_read_before() -> None:
 
 def test_keys_and_values_are_told_apart() -> None:
     p = the_process(gated_delta)
-    assert p.over == ("k",) and [(set(k.axes), v.axes) for k, v in p.inputs] == [({"b", "t", "h", "k"}, ("b", "t", "h", "v"))]
+    assert p.over == ("k",) and [(set(k.axes), v.axes) for k, v in p.inputs] == [
+        ({"b", "t", "h", "k"}, ("b", "t", "h", "v"))
+    ]
     assert not any(isinstance(n, Size) for n in walk(p))
 
 

@@ -97,6 +97,9 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return attend((torch.einsum("bthgk,bshk->bhgts", q, k) / q.shape[-1] ** 0.5).softmax(-1), v)
 
 
+cross_attention = full_attention
+
+
 def full_linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores = torch.einsum("bthk,bshk->bhts", F.elu(q) + 1, F.elu(k) + 1)
     return attend(scores / (scores.sum(-1, keepdim=True) + 1e-6), v)

@@ -15,8 +15,22 @@ from lowering.program import Program
 from mixer_ir import matrix as m
 from mixer_ir import oracle
 from mixer_ir.expr import Apply
-from tests.test_matrix_forms import BIAS, C, CROSS, CROSSES, MATRICES, QK, V, VS
-from tests.test_matrix_forms import assert_close, axes_of, computed, data_of, signals_in, type_of
+from tests.test_matrix_forms import (
+    BIAS,
+    CROSS,
+    CROSSES,
+    MATRICES,
+    QK,
+    VS,
+    C,
+    V,
+    assert_close,
+    axes_of,
+    computed,
+    data_of,
+    signals_in,
+    type_of,
+)
 
 SOFTMAXES = {n: M for n, M in MATRICES.items() if isinstance(M, m.Softmax)}
 WIDE = m.Softmax(of=m.Band(of=m.Scale(factor=C, of=QK), before=20, after=3))

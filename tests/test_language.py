@@ -48,8 +48,8 @@ def test_the_canonical_form_has_the_same_value(mixer: mx.Mixer) -> None:
 
 
 VALUES = {
-    "gated_delta": "v", "normalised": "v", "selective": "u", "full": "u", "quasiseparable": "x", "cross": "v", "window": "v",
-    "convolutions": "u", "structures": "v",
+    "gated_delta": "v", "normalised": "v", "selective": "u", "full": "u", "quasiseparable": "x", "cross": "v",
+    "window": "v", "convolutions": "u", "structures": "v",
 }  # fmt: skip
 
 
@@ -173,6 +173,42 @@ def _plain(v: "b t v"):
     return mx.identity() @ v
 
 
+def test_a_recurrence_in_a_recurrence_keeps_its_own_words() -> None:
+    @mx.recurrence
+    def outside(n: mx.State("k"), q: "b t h k", k: "b t h k", v: "b t h v", g: "b t h", beta: "b t h"):
+        y = gated_delta(q=q, k=k, v=v, g=g, beta=beta)
+        n = mx.exp(g) * n + k
+        return n, y + (gated_delta.M(q=q, k=k, g=g, beta=beta) @ v) * (q @ n)
+
+    s = drawn(outside)
+    keys = mx.recurrence(_keys)
+    n = value(keys, {name: s[name] for name in keys.signals})
+    y = value(gated_delta, s)
+    close(value(outside, s), y + y * n[..., None])
+
+
+def test_states_of_one_name_do_not_meet() -> None:
+    @mx.recurrence
+    def twice(S: mx.State("k v"), q: "b t h k", k: "b t h k", v: "b t h v", g: "b t h", beta: "b t h"):
+        y = gated_delta(q=q, k=k, v=v, g=g, beta=beta)
+        return mx.tanh(S) + mx.outer(k, y), q @ S + y
+
+    s = drawn(twice)
+    y = value(gated_delta, s)
+    S, want = torch.zeros(SIZES["b"], SIZES["h"], SIZES["k"], SIZES["v"], dtype=torch.float64), []
+    for t in range(SIZES["t"]):
+        want.append(torch.einsum("bhk,bhkv->bhv", s["q"][:, t], S) + y[:, t])
+        S = S.tanh() + s["k"][:, t, :, :, None] * y[:, t, :, None, :]
+    close(value(twice, s), torch.stack(want, 1))
+    close(evaluate(twice.expr, s, dict(twice.signals), twice.returns), torch.stack(want, 1))
+    assert mx.loads(mx.dumps(twice)) == twice
+
+
+def _keys(n: mx.State("k"), q: "b t h k", k: "b t h k", g: "b t h"):
+    n = mx.exp(g) * n + k
+    return n, q @ n
+
+
 # -------------------------------------------------------------------------------------------------- resets
 
 STREAMS = [m for m in ALL if m.name not in ("cross", "convolutions", "structures", "grid")]
@@ -191,7 +227,10 @@ def test_a_reset_separates_packed_pieces(mixer: mx.Mixer) -> None:
     y = value(packed, {**s, "reset": flags.expand(shape)})
     pieces = []
     for start, end in zip(at, [*at[1:], SIZES["t"]], strict=True):
-        cut = {n: x.narrow(a.index(TIME), start, end - start) if TIME in (a := mixer.signals[n]) else x for n, x in s.items()}
+        cut = {
+            n: x.narrow(a.index(TIME), start, end - start) if TIME in (a := mixer.signals[n]) else x
+            for n, x in s.items()
+        }
         pieces.append(value(mixer, cut))
     torch.testing.assert_close(y, torch.cat(pieces, mixer.returns.index(TIME)))
 

@@ -21,7 +21,7 @@ from lowering.adjoint import FLAT, RULES
 from lowering.build import Builder, program
 from lowering.program import Program
 from mixer_ir.functions import FUNCTIONS
-from tests.programs import BOOLEAN, DRAWN, PRIMITIVE, REAL_ONLY, Drawn, arrays, largest, mapped
+from tests.programs import BOOLEAN, DRAWN, PRIMITIVE, Drawn, arrays, largest, mapped
 
 OPERATIONS = set(get_args(p.Op))
 

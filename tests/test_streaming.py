@@ -17,10 +17,44 @@ from mixer_ir import expr as x
 from mixer_ir import matrix as m
 from mixer_ir import oracle
 from mixer_ir.errors import StreamError
-from mixer_ir.expr import TIME, Apply, Contract, Cumulate, Delay, Expr, Index, Process, Read, Recurrence, Run, Transition
-from mixer_ir.expr import call
-from tests.test_matrix_forms import BIAS, CROSS, D, FACTOR, FORMS, H, LOG, MASK, MATRICES, Q, QK, RESET, SEMI, K, V, VS
-from tests.test_matrix_forms import assert_close, axes_of, data_of, signals_in, type_of
+from mixer_ir.expr import (
+    TIME,
+    Apply,
+    Contract,
+    Cumulate,
+    Delay,
+    Expr,
+    Index,
+    Process,
+    Read,
+    Recurrence,
+    Run,
+    Transition,
+    call,
+)
+from tests.test_matrix_forms import (
+    BIAS,
+    CROSS,
+    FACTOR,
+    FORMS,
+    LOG,
+    MASK,
+    MATRICES,
+    QK,
+    RESET,
+    SEMI,
+    VS,
+    D,
+    H,
+    K,
+    Q,
+    V,
+    assert_close,
+    axes_of,
+    data_of,
+    signals_in,
+    type_of,
+)
 
 NOT_STREAMED = {
     "low rank",

@@ -107,7 +107,9 @@ def expressions(draw: st.DrawFn) -> Expr:
             pool.append(Call(fn="where", args=(a < b, a, b)))
         else:
             pool.append(draw(st.sampled_from([a + b, a * b, -a, mx.exp(a), mx.silu(b), a / b, a**2])))
-    return x + mx.sum(pool[-1], " ".join(set(pool[-1].axes) - {"b", "t", "k"})) if "t2" in pool[-1].axes else x + pool[-1]
+    return (
+        x + mx.sum(pool[-1], " ".join(set(pool[-1].axes) - {"b", "t", "k"})) if "t2" in pool[-1].axes else x + pool[-1]
+    )
 
 
 @given(body=expressions(), doc=st.text(max_size=20), year=st.none() | st.integers())
@@ -174,9 +176,9 @@ def test_junk_is_refused_with_its_place(text: str) -> None:
 
 
 def test_what_is_no_text_or_no_mixer_is_refused() -> None:
-    with pytest.raises(mx.SpecError, match="mx.loads reads text, not bytes"):
+    with pytest.raises(mx.SpecError, match=r"mx\.loads reads text, not bytes"):
         mx.loads(b"{}")  # type: ignore[arg-type]
-    with pytest.raises(mx.SpecError, match="mx.dumps writes a mixer, not str"):
+    with pytest.raises(mx.SpecError, match=r"mx\.dumps writes a mixer, not str"):
         mx.dumps("gated_delta")  # type: ignore[arg-type]
 
 
@@ -225,7 +227,10 @@ def test_a_mutated_spec_is_a_mixer_or_refused(text: str) -> None:
         assert str(mixer)
 
 
-@given(text=st.text() | st.recursive(ATOMS, lambda x: st.lists(x) | st.dictionaries(st.text(max_size=3), x)).map(json.dumps))
+@given(
+    text=st.text()
+    | st.recursive(ATOMS, lambda x: st.lists(x) | st.dictionaries(st.text(max_size=3), x)).map(json.dumps)
+)
 @example(text='{"mixer_ir": ' + "1" * 5000 + "}")
 @settings(max_examples=100, deadline=None)
 def test_any_text_is_refused(text: str) -> None:
