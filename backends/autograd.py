@@ -62,7 +62,8 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def forward(owner: Differentiable, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(owner.run(list(inputs)).values())
+        taken = {id(x) for x in inputs}  # autograd wants a view where a result is an input as it came
+        return tuple(y.view_as(y) if id(y) in taken else y for y in owner.run(list(inputs)).values())
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

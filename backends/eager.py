@@ -7,14 +7,15 @@ one that it can follow; otherwise loops write their results where they end up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 
+from backends.eager_cumulative import affine_scan, cumulate
 from backends.eager_entries import ENTRIES
-from backends.eager_loops import LOOPS, affine_scan
+from backends.eager_loops import LOOPS
 from backends.eager_setting import Setting
 from backends.eager_sums import SUMS
 from backends.plan import Call, Run, check_shape, given, plan
@@ -24,7 +25,12 @@ from lowering.program import Program, Value
 
 FOLDED = 1 << 20  # entries: a value without inputs that is larger is computed again in every call
 
-OPERATIONS: dict[type, Callable[[Value, Setting], Call]] = {**ENTRIES, **SUMS, p.AffineScan: affine_scan}
+OPERATIONS: dict[type, Callable[[Value, Setting], Call]] = {
+    **ENTRIES,
+    **SUMS,
+    p.Cumulate: cumulate,
+    p.AffineScan: affine_scan,
+}
 
 
 def prepare(program: Program) -> Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]:
@@ -44,9 +50,16 @@ def prepare(program: Program) -> Callable[[Mapping[str, torch.Tensor]], dict[str
             with torch.inference_mode(False), torch.no_grad():
                 runs[setting] = planned(plain, setting)
         inputs = [x.to(setting.dtype(v.kind)) for v, x in zip(program.inputs, inputs, strict=True)]
-        return dict(zip(program.names, runs[setting](inputs), strict=True))
+        results = runs[setting](inputs)
+        return dict(zip(program.names, results if setting.recorded else own(results, inputs), strict=True))
 
     return call
+
+
+def own(results: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The results, copied where they are parts of an input: who writes into a result changes nothing else."""
+    lent = {x.untyped_storage().data_ptr() for x in inputs}
+    return [x.clone() if x.untyped_storage().data_ptr() in lent else x for x in results]
 
 
 def setting_of(inputs: list[torch.Tensor]) -> Setting:
@@ -81,4 +94,18 @@ def planned(program: Program, setting: Setting) -> Run:
         if foldable and torch.Size(v.shape).numel() <= FOLDED:
             known[v] = spell(v)(*(known[a] for a in v.args))
     read = {a for v in program.order if v not in known for a in v.args} | set(program.outputs)
-    return plan(program, spell, {v: x for v, x in known.items() if v in read})
+    run = plan(program, spell, {v: x for v, x in known.items() if v in read})
+    constant = [i for i, v in enumerate(program.outputs) if v in known]
+    return _copying(run, constant) if constant else run
+
+
+def _copying(run: Run, constant: list[int]) -> Run:
+    """The run with fresh copies of the results that are the same in every call."""
+
+    def copying(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        results = run(inputs)
+        for i in constant:
+            results[i] = results[i].clone(memory_format=torch.contiguous_format)
+        return results
+
+    return copying

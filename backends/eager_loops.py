@@ -1,4 +1,4 @@
-"""PyTorch spellings of what goes along an axis step by step: scans, affine scans; and of regions."""
+"""PyTorch spellings of what runs a body: scans and regions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from backends.eager_setting import Setting, op_of, view
+from backends.eager_setting import Setting, op_of
 from backends.plan import Call, Run
 from lowering import program as p
 from lowering.program import Value
@@ -49,43 +49,6 @@ def scan(v: Value, setting: Setting, body: Run) -> Call:
         return [*carries, *(torch.stack(column) for column in columns)]
 
     return recorded if setting.recorded else loop
-
-
-def affine_scan(v: Value, setting: Setting) -> Call:
-    """h_i = a_i h_{i−1} + x_i, one step after the other for all entries at once."""
-    op, (a, x) = op_of(v, p.AffineScan), v.args
-    at = v.axes.index(op.axis)
-    rest = (*v.axes[:at], *v.axes[at + 1 :])
-    shape = tuple(v.size(axis) for axis in rest)
-    n = v.size(op.axis)
-    as_a = _dropped(a, op.axis, rest)
-    as_x = _dropped(x, op.axis, rest)
-    dtype = setting.dtype(v.kind)
-    steps = range(n - 1, -1, -1) if op.reverse else range(n)
-
-    def scanned(factor: Tensor, term: Tensor) -> Tensor:
-        factors = as_a(factor).unbind(0)
-        terms = as_x(term).unbind(0)
-        h = terms[steps[0]].expand(shape)
-        if setting.recorded:
-            made = {steps[0]: h}
-            for i in steps[1:]:
-                made[i] = h = torch.addcmul(terms[i], factors[i], h)
-            return torch.stack([made[i] for i in range(n)], dim=at)
-        stack = torch.empty((n, *shape), dtype=dtype, device=setting.device)
-        places = stack.unbind(0)
-        places[steps[0]].copy_(h)
-        for i in steps[1:]:
-            h = torch.addcmul(terms[i], factors[i], h, out=places[i])
-        return stack.movedim(0, at)
-
-    return scanned
-
-
-def _dropped(x: Value, axis: str, rest: tuple[str, ...]) -> Callable[[Tensor], Tensor]:
-    """`axis` first, then the axes of `rest`, of size 1 where x lacks one."""
-    as_ = view(x.axes, (axis, *rest))
-    return (lambda z: z) if as_ is None else as_
 
 
 def region(v: Value, setting: Setting, body: Run) -> Call:

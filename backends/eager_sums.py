@@ -82,32 +82,6 @@ def reduce(v: Value, setting: Setting) -> Call:
     return lambda z: fn(z, dims)
 
 
-def neutral(fn: str, dtype: torch.dtype) -> float | int:
-    """What a cumulation starts from."""
-    if fn != "max":
-        return 0 if fn == "sum" else 1
-    return -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min
-
-
-def cumulate(v: Value, setting: Setting) -> Call:
-    op = op_of(v, p.Cumulate)
-    at, n = v.axes.index(op.axis), v.size(op.axis)
-    start = neutral(op.fn, setting.dtype(v.kind))
-    widths = [0, 0] * (len(v.axes) - 1 - at) + [1, 0]
-    fns: dict[str, Callable[[Tensor], Tensor]] = {
-        "sum": lambda x: torch.cumsum(x, at),
-        "prod": lambda x: torch.cumprod(x, at),
-        "max": lambda x: torch.cummax(x, at).values,
-    }
-    fn = fns[op.fn]
-    if op.exclusive:
-        inclusive = fn
-        fn = lambda x: torch.constant_pad_nd(inclusive(x.narrow(at, 0, n - 1)), widths, start)  # noqa: E731
-    if op.reverse:
-        return lambda x: fn(x.flip(at)).flip(at)
-    return fn
-
-
 def solve(v: Value, setting: Setting) -> Call:
     """By substitution, row after row, for all columns at once; what lies on and beyond the diagonal is not read."""
     op, (lower, r) = op_of(v, p.Solve), v.args
@@ -139,7 +113,6 @@ def transform(v: Value, setting: Setting) -> Call:
 SUMS: dict[type, Callable[[Value, Setting], Call]] = {
     p.Contract: contract,
     p.Reduce: reduce,
-    p.Cumulate: cumulate,
     p.Solve: solve,
     p.Transform: transform,
 }

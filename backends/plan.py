@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from lowering.program import Input, Program, Value
+from lowering.program import Input, Pick, Program, Value
 from mixer_ir.errors import BackendError
 
 Array: TypeAlias = Any
@@ -19,31 +19,34 @@ def plan(program: Program, spell: Spelling, known: Mapping[Value, Array] | None 
 
     spell   gives for a value the function that computes it from the arrays of its arguments
     known   values that are computed already: the same in every call
+
+    It is written as straight Python, one line a value, since a loop over steps costs as much as a small operation.
     """
     known = known or {}
-    order = [v for v in program.order if v not in known]
-    slot = {v: i for i, v in enumerate(dict.fromkeys((*program.inputs, *known, *order)))}
+    order = _picked_at_once([v for v in program.order if v not in known and not isinstance(v.op, Input)])
+    name = {v: f"v{i}" for i, v in enumerate(dict.fromkeys((*program.inputs, *known, *order)))}
     last: dict[Value, int] = {a: i for i, v in enumerate(order) for a in v.args}
     kept = {*program.outputs, *known}
-    steps: list[tuple[Call, int, tuple[int, ...], tuple[int, ...]]] = []
+    names: dict[str, Any] = {name[v]: x for v, x in known.items()}
+    lines = [f"def run(inputs):\n [{', '.join(name[v] for v in program.inputs)}] = inputs"]
     for i, v in enumerate(order):
-        if not isinstance(v.op, Input):
-            dead = tuple(slot[a] for a in dict.fromkeys(v.args) if last[a] == i and a not in kept)
-            steps.append((spell(v), slot[v], tuple(slot[a] for a in v.args), dead))
-    first = [*(None for _ in program.inputs), *known.values(), *(None for _ in order)]
-    count = len(program.inputs)
-    results = tuple(slot[v] for v in program.outputs)
-
-    def run(inputs: Sequence[Array]) -> list[Array]:
-        arrays = first.copy()
-        arrays[:count] = inputs
-        for call, here, args, dead in steps:
-            arrays[here] = call(*[arrays[a] for a in args])
-            for a in dead:
-                arrays[a] = None
-        return [arrays[i] for i in results]
-
+        names[f"f{i}"] = spell(v)
+        lines.append(f" {name[v]} = f{i}({', '.join(name[a] for a in v.args)})")
+        if dead := [name[a] for a in dict.fromkeys(v.args) if last[a] == i and a not in kept]:
+            lines.append(f" del {', '.join(dead)}")
+    lines.append(f" return [{', '.join(name[v] for v in program.outputs)}]")
+    exec("\n".join(lines), names)
+    run: Run = names["run"]
     return run
+
+
+def _picked_at_once(order: list[Value]) -> list[Value]:
+    """The same values with every result of a loop picked right after it, so that none keeps the others alive."""
+    picks: dict[Value, list[Value]] = {}
+    for v in order:
+        if isinstance(v.op, Pick):
+            picks.setdefault(v.args[0], []).append(v)
+    return [x for v in order if not isinstance(v.op, Pick) for x in (v, *picks.get(v, ()))]
 
 
 def given(program: Program, arrays: Mapping[str, Array]) -> list[Array]:

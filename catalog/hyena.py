@@ -41,6 +41,9 @@ class Sine(nn.Module):
 class ImplicitFilter(nn.Module):
     """h(t) = exp(−t |δ|) · network(positional features of t), for t = 0 … l_max − 1; `bias` is the skip D."""
 
+    t: Tensor
+    deltas: Tensor
+
     def __init__(self, width: int, d_model: int, *, features: int, hidden: int, l_max: int, frequency: float) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.randn(width))

@@ -26,6 +26,9 @@ def retention(q: "b t h r k", k: "b t h r k", v: "b t h v", gamma: "h", theta: "
 class Retention(MixerLayer):
     """Multi-scale retention: γ_h = 1 − 2^{−5−h}, norm of each head, SiLU gate."""
 
+    theta: Tensor
+    gamma: Tensor
+
     def __init__(
         self, d_model: int, *, n_head: int = 8, expand_k: float = 1, expand_v: float = 2, norm_weight: bool = False
     ) -> None:

@@ -72,7 +72,7 @@ class RecurrentBlock(MixerLayer):
             nn.init.normal_(part.weight, std=math.sqrt(variance / part.in_features))
             nn.init.zeros_(part.bias)
         nn.init.normal_(self.conv_1d.weight, std=math.sqrt(0.01 / d_conv))
-        nn.init.zeros_(self.conv_1d.bias)
+        self.conv_1d.bias = nn.Parameter(torch.zeros(width))
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
         y = F.gelu(self.linear_y(x), approximate="tanh")

@@ -33,8 +33,17 @@ class TimeMix(MixerLayer):
     """RWKV-7's time mixing, layer `index` of `n_layer`.
 
     Layers after the first mix their values with those of the first layer where `v_first` [batch, time, d_model] is
-    given (`values` computes them).
+    given.
     """
+
+    w1: nn.Parameter
+    w2: nn.Parameter
+    a1: nn.Parameter
+    a2: nn.Parameter
+    g1: nn.Parameter
+    g2: nn.Parameter
+    v1: nn.Parameter
+    v2: nn.Parameter
 
     def __init__(
         self,

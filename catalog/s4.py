@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class S4Kernel(nn.Module):
         self.A_real = nn.Parameter(torch.log(-A.real)[None])
         self.A_imag = nn.Parameter(-A.imag[None])
 
-    def signals(self) -> dict[str, Tensor]:
+    def signals(self) -> dict[str, Any]:
         A = torch.complex(-torch.exp(self.A_real[0]), -self.A_imag[0])
         B, P, C = (torch.view_as_complex(part).squeeze(0) for part in (self.B, self.P, self.C))
         both = {"A": A, "P": P[0], "B": B[0], "C": C}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class S4DKernel(nn.Module):
         self.log_A_real = nn.Parameter(torch.full((d_model, modes), math.log(0.5)))
         self.A_imag = nn.Parameter(math.pi * torch.arange(modes, dtype=torch.float32).repeat(d_model, 1))
 
-    def signals(self) -> dict[str, Tensor]:
+    def signals(self) -> dict[str, Any]:
         A = torch.complex(-torch.exp(self.log_A_real), self.A_imag)
         return {"dt": torch.exp(self.log_dt), "A": A, "B": torch.ones_like(A), "C": torch.view_as_complex(self.C)}
 

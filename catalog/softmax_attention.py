@@ -42,6 +42,8 @@ def rotary_attention(q: "b t h g r k", k: "b t h r k", v: "b t h v", theta: "k")
 class SoftmaxAttention(MixerLayer):
     """Multi-head attention: n_head heads of queries, n_kv_head of keys and values."""
 
+    theta: Tensor
+
     def __init__(
         self,
         d_model: int,

@@ -49,15 +49,17 @@ class Run:
     def __call__(self, mixer: mx.Mixer, /, *, at: str | None = None, **signals: Tensor) -> Tensor:
         """The mixer along time; `at` names its state where a layer uses one mixer twice."""
         f, place = compiled(mixer), at or mixer.name
-        resets = {} if self.reset is None else {"reset": self.reset}
+        given: dict[str, Any] = dict(signals)
+        if self.phase == "step":
+            given = {name: _without_time(value, mixer.signals[name]) for name, value in signals.items()}
+        if self.reset is not None:
+            given["reset"] = self.reset[:, 0] if self.phase == "step" else self.reset
         if self.phase == "whole":
-            return f(**signals, **resets)
+            return f(**given)
         if self.phase == "prefill":
-            y, self.after[place] = f.prefill(**signals, **resets)
+            y, self.after[place] = f.prefill(**given)
             return y
-        now = {name: _without_time(value, mixer.signals[name]) for name, value in signals.items()}
-        resets = {name: value[:, 0] for name, value in resets.items()}
-        y, self.after[place] = f.step(self.before.get(place), **now, **resets)
+        y, self.after[place] = f.step(self.before.get(place), **given)
         return y.unsqueeze(mixer.returns.index("t"))
 
     def state(self, length: int) -> LayerState:

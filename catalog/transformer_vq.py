@@ -28,6 +28,9 @@ def key_attention(q: "b t k", k: "b t k", v: "b t v") -> "b t v":
 class Codebook(nn.Module):
     """Codes as running means of the keys that fall to them."""
 
+    c_sum: Tensor
+    c_count: Tensor
+
     def __init__(self, size: int, width: int, momentum: float = 0.99) -> None:
         super().__init__()
         self.momentum = momentum

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from lowering import program as p
 from lowering.program import Program, Shape, Value
-from mixer_ir.expr import Axes, Number, union, without
+from mixer_ir.expr import Axes, Number, without
 from mixer_ir.functions import FUNCTIONS, WIDTH, Kind, result_kind
 
 Operand: TypeAlias = Value | Number
@@ -310,20 +310,23 @@ class Builder:
         return results
 
     def again(
-        self, v: Value, args: Sequence[Value], op: p.Op | None = None, sizes: Mapping[str, int] | None = None
+        self,
+        x: Value,
+        args: Sequence[Value],
+        sizes: Mapping[str, int] | None = None,
+        op: p.Op | None = None,
+        axes: Axes | None = None,
     ) -> Value:
-        """v's operation, or the one given, on other arguments of the same axes; `sizes` are those that differ."""
-        shape = tuple((sizes or {}).get(a, n) for a, n in v.sizes.items())
-        return self._new(op or v.op, args, v.axes, shape, v.kind)
+        """The operation of x, or the one given, on other arguments, perhaps with other sizes or their order."""
+        axes = x.axes if axes is None else axes
+        known = {**x.sizes, **(sizes or {})}
+        return self._new(op or x.op, args, axes, tuple(known[a] for a in axes), x.kind)
 
     def inline(self, body: Program, args: Mapping[str, Value]) -> list[Value]:
         """`body` built again here, its inputs replaced by `args`."""
         done: dict[Value, Value] = {}
         for v in body.order:
-            if isinstance(v.op, p.Input):
-                done[v] = self.order(args[v.op.name], v.axes)
-            else:
-                done[v] = self.again(v, [done[a] for a in v.args])
+            done[v] = args[v.op.name] if isinstance(v.op, p.Input) else self.again(v, [done[a] for a in v.args])
         return [done[v] for v in body.outputs]
 
 

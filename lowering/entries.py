@@ -154,7 +154,7 @@ def decay(M: m.Decay, on: Grid) -> Value:
 def softmax(of: Matrix, on: Grid) -> Value:
     """exp(x) / Σ exp(x) over the entries that are left; a row with none is 0."""
     b = on.b
-    x, kept = on.full(bare(of, on)), support.left(of, on)
+    x, kept = on.full(bare(support.opened(of), on)), support.left(of, on)
     x = b.cast(x, "real") if x.kind in ("bool", "int") else x
     if kept is None:
         weights = b.map("exp", b.sub(x, b.detach(b.reduce("max", x, (SOURCE,)))))

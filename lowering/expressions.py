@@ -57,6 +57,9 @@ def evaluate(ctx: Context, e: Expr) -> Value:
             return b.const(ctx.size(axis, "a size"))
         case x.Take(table=table, axis=axis, index=index):
             return b.take(of(table), axis, of(index))
+        case x.Join(parts=parts, along=along, axis=axis):
+            pairs = zip(parts, along, strict=True)
+            return b.concat([b.rename(ctx.filled(of(p), (a,)), a, axis) for p, a in pairs], axis)
         case x.Detach(of=part):
             return b.detach(of(part))
         case x.Apply():

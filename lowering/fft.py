@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lowering.build import Builder
 from lowering.context import Choice
-from lowering.filters import LAG, Filter, filter_of
+from lowering.filters import LAG, Filter, filter_of, folded
 from lowering.grid import Grid
 from lowering.program import Value
 from mixer_ir.expr import SOURCE, TIME, Apply
@@ -15,8 +15,9 @@ def lower(e: Apply, on: Grid, choice: Choice) -> Value:
     """y = F⁻¹(F h · F v)"""
     if isinstance(e.matrix, Fourier):
         b = on.b
-        v = b.rename(on.col(e.of), SOURCE, TIME)
-        return b.transform("ifft" if e.matrix.inverse else "fft", v, TIME, v.size(TIME))
+        n = on.rows.size
+        v = folded(b, b.rename(b.expand(on.col(e.of), {SOURCE: on.cols.size}), SOURCE, TIME), n)
+        return b.transform("ifft" if e.matrix.inverse else "fft", v, TIME, n)
     f = filter_of(e, on, "fft")
     return f.rows(on.b, convolved(on.b, f, f.length if f.circular else fast(padded(f))))
 

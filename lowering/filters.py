@@ -50,7 +50,8 @@ def filter_of(e: Apply, on: Grid, form: str) -> Filter:
     v = b.rename(b.expand(on.col(e.of), {SOURCE: on.cols.size}), SOURCE, TIME)
     match e.matrix:
         case Circulant(h=h):
-            return Filter(v, _taps(on, h, TIME), None, True, 0, on.rows.size)
+            n = on.rows.size
+            return Filter(folded(b, v, n), b.slice(_taps(on, h, TIME), LAG, 0, n), None, True, 0, n)
         case Toeplitz(h=h, anti=anti, lags=lags):
             n = on.rows.size
             if on.ctx.stream.active and lags == TIME and TIME in h.axes:
@@ -60,6 +61,12 @@ def filter_of(e: Apply, on: Grid, form: str) -> Filter:
             back = None if anti is None else _taps(on, anti, lags)
             return Filter(v, _taps(on, h, lags), back, False, on.cols.size - n if not on.cross else 0, n)
     raise FormError(f"{type(e.matrix).__name__} has no form {form!r}: it is not a convolution")
+
+
+def folded(b: Builder, v: Value, n: int) -> Value:
+    """v as a signal of n entries where all that lies n apart counts the same: Σ_i v_{t + i n}."""
+    v = b.pad(v, TIME, 0, -v.size(TIME) % n)
+    return v if v.size(TIME) == n else b.sum(b.split(v, TIME, "_fold", TIME, n), ("_fold",))
 
 
 def _row(on: Grid, held: int) -> Value:

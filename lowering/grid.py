@@ -114,8 +114,8 @@ class Grid:
     def _sized(self, value: Value, axis: str, span: Span, e: Expr) -> Value:
         if axis in value.axes and value.size(axis) != span.size:
             raise AxisError(
-                f"a part with axes ({' '.join(e.axes)}) has {value.size(axis)} entries where the matrix has {span.size} "
-                f"{'rows' if axis == TIME else 'columns'}"
+                f"a part with axes ({' '.join(e.axes)}) has {value.size(axis)} entries, but the matrix has "
+                f"{span.size} {'rows' if axis == TIME else 'columns'}"
             )
         return value
 

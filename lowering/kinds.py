@@ -55,6 +55,26 @@ def _number(value: e.Number) -> Kind:
     return "int" if isinstance(value, int) else "real" if isinstance(value, float) else "complex"
 
 
+ORDERED = frozenset({"lt", "le", "min", "max", "mod", "floordiv", "erf"})
+"""functions that complex numbers do not have"""
+
+
+def unordered(root: Node, signals: Mapping[str, Kind]) -> str | None:
+    """The first operation below `root` that would compare complex numbers, or None."""
+    kinds = kinds_in(root, signals)
+    for node in walk(root):
+        if "complex" not in [kinds[c] for c in node.children()]:
+            continue
+        match node:
+            case e.Call(fn=fn) | m.Entrywise(fn=fn) if fn in ORDERED:
+                return fn
+            case e.Reduce(fn=fn) | e.Cumulate(fn=fn) if fn in ("max", "min"):
+                return fn
+            case m.Softmax():
+                return "softmax"
+    return None
+
+
 def kind_of(x: Expr, signals: Mapping[str, Kind]) -> Kind:
     """The kind of one expression."""
     return kinds_in(x, signals)[x]

@@ -11,7 +11,7 @@ import math
 from lowering.build import Builder
 from lowering.context import Choice
 from lowering.fft import padded, taps
-from lowering.filters import LAG, Filter, filter_of
+from lowering.filters import LAG, Filter, filter_of, folded
 from lowering.grid import Grid
 from lowering.program import Value
 from mixer_ir.expr import SOURCE, TIME, Apply
@@ -28,7 +28,8 @@ def lower(e: Apply, on: Grid, choice: Choice) -> Value:
         case Monarch():
             return factors(e.matrix, e, on)
         case Fourier(inverse=inverse):
-            return fourier(b, b.rename(on.col(e.of), SOURCE, TIME), TIME, inverse=inverse)
+            v = b.rename(b.expand(on.col(e.of), {SOURCE: on.cols.size}), SOURCE, TIME)
+            return fourier(b, folded(b, v, on.rows.size), TIME, inverse=inverse)
     return convolved(b, filter_of(e, on, "monarch"))
 
 

@@ -102,8 +102,9 @@ class Stream:
         if not self.active:
             return value
         held = self.past if span is None else span
-        shape = tuple(held if a == TIME else n for a, n in value.sizes.items())
-        like = StateType(value.axes, shape, value.kind, start, TIME if span is None else None)
+        axes = (*sorted(a for a in value.axes if a != TIME), TIME)  # the same layout in every program
+        shape = tuple(held if a == TIME else value.size(a) for a in axes)
+        like = StateType(axes, shape, value.kind, start, TIME if span is None else None)
         before = self.take(name, like)
         whole = value if before is None else b.concat((before, value), TIME)
         keep = whole.size(TIME) if span is None and self.room is None else (self.room if span is None else span)

@@ -40,6 +40,16 @@ def left(M: Matrix, on: Grid) -> Value | None:
     return every(on.b, [c for c in (kept, there) if c is not None])
 
 
+def opened(M: Matrix) -> Matrix:
+    """M without its outermost masks: the same entries wherever `left` is true."""
+    match M:
+        case m.Causal(of=of) | m.Band(of=of) | m.Mask(of=of):
+            return opened(of)
+        case m.Scale(factor=factor, of=of):
+            return m.Scale(factor=factor, of=opened(of))
+    return M
+
+
 def _left(M: Matrix, on: Grid) -> Value | None:
     b = on.b
     match M:

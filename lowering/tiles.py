@@ -103,7 +103,7 @@ def scores(M: Matrix, b: Builder, parts: Mapping[str, Value], sizes: Mapping[str
     """The entries of a tiled matrix on one block and which of them are left; both with t and s."""
     ctx = Context(rule=_plain, b=b, signals=parts, sizes=sizes, forms={}, stream=Stream(b))
     on = Grid(ctx, Span(0, sizes[TIME]), Span(0, sizes[SOURCE], SOURCE), None, ctx)
-    value, kept = entries.bare(M, on), support.left(M, on)
+    value, kept = entries.bare(support.opened(M), on), support.left(M, on)
     return on.full(value if value.differentiable else b.cast(value, "real")), kept
 
 

@@ -140,7 +140,7 @@ def _outside(roots: Sequence[Expr]) -> list[Expr]:
     def inside(e: Expr) -> bool:
         if e not in reads:
             parts = [] if isinstance(e, Run) else [c for c in e.children() if isinstance(c, Expr)]
-            reads[e] = isinstance(e, State) or any([inside(c) for c in parts])
+            reads[e] = isinstance(e, State) or any(map(inside, parts))
         return reads[e]
 
     def visit(e: Expr) -> None:

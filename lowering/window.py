@@ -1,4 +1,4 @@
-"""Softmax in a narrow band: each block of rows with the few blocks of columns that its band meets, one after the other."""
+"""Softmax in a narrow band: block of rows after block, each with the few blocks of columns that its band meets."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ class _Reader:
                 ),
                 tuple(replaced(r, table) for r in form.rest),
             )
-            process = process_of(state, form, [t.over for t in reads], reset, may_gate=not before)
+            process = process_of(state, form, reads, reset, may_gate=not before)
             for t in reads:
                 query = replaced(t.query, table)
                 if reset is not None and not t.after:

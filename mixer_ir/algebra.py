@@ -110,7 +110,8 @@ def distributed(e: Expr, inseparable: Callable[[Expr], bool]) -> list[Expr]:
 
 def split(parts: Iterable[Expr], axes: Axes) -> tuple[Expr, Expr]:
     """The product of the factors that carry any of `axes`, and the product of the others."""
-    having, lacking = [], []
+    having: list[Expr] = []
+    lacking: list[Expr] = []
     for part in parts:
         for f in factors(part):
             (having if any(a in f.axes for a in axes) else lacking).append(f)

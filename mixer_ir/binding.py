@@ -157,6 +157,19 @@ def _precision(tensors: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.dtype]
     return (torch.float64 if double else torch.float32), _real(result)
 
 
+def check_indices(bound: Bound, indices: Mapping[str, str]) -> None:
+    """Signals that choose rows of a table hold whole numbers that the table has; `indices` names the table's axis."""
+    for name, axis in indices.items():
+        x = bound.tensors[name]
+        if kind_of(x.dtype) != "int":
+            raise SignalError(f"{name} is {_name(x.dtype)}, but it is an index along {axis}: give whole numbers")
+        if axis in bound.sizes and (x.min() < 0 or x.max() >= bound.sizes[axis]):
+            raise SignalError(
+                f"{name} goes from {int(x.min())} to {int(x.max())}, but it is an index along {axis}: "
+                f"it must lie in 0 … {bound.sizes[axis] - 1}"
+            )
+
+
 def kind_of(dtype: torch.dtype) -> Kind:
     """The kind of number that a dtype holds."""
     if dtype.is_complex:

@@ -111,9 +111,7 @@ class Blocks:
 
     def __add__(self, other: Blocks) -> Blocks:
         return Blocks(
-            tuple(
-                tuple(a + b for a, b in zip(r, s, strict=True)) for r, s in zip(self.rows, other.rows, strict=True)
-            )
+            tuple(tuple(a + b for a, b in zip(r, s, strict=True)) for r, s in zip(self.rows, other.rows, strict=True))
         )
 
     def __neg__(self) -> Blocks:

@@ -17,6 +17,7 @@ from mixer_ir.expr import (
     Delay,
     Expr,
     Index,
+    Join,
     Process,
     Recurrence,
     Reduce,
@@ -142,6 +143,11 @@ def check(node: Node) -> None:
             _axis(axis, "axis")
         case Take(table=table, axis=axis):
             needs("the table of a take", table, axis)
+        case Join(parts=parts, along=along, axis=axis):
+            for part, a in zip(parts, along, strict=True):
+                needs("a part of a join", part, a)
+                if axis != a and axis in part.axes:
+                    raise AxisError(f"parts are joined along {axis}, an axis that {show(part.axes)} has already")
         case Apply(of=of):
             if TIME in of.axes and SOURCE in of.axes:
                 raise AxisError(f"a matrix is applied to {show(of.axes)}, which has both t and s; it needs one of them")

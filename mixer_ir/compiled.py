@@ -12,15 +12,16 @@ from torch import Tensor
 
 from backends import BACKENDS
 from lowering.context import Lowered, SignalType
+from lowering.kinds import unordered
 from lowering.lower import lower, lower_matrix
 from lowering.planner import Plan, plan
 from lowering.profile import profile_of
-from mixer_ir.binding import Bound, bind, checked_options, kind_of, nearest
+from mixer_ir.binding import Bound, bind, check_indices, checked_options, kind_of, nearest
 from mixer_ir.cache import Cache
 from mixer_ir.choosing import checked_form
 from mixer_ir.errors import BackendError, OptionError, SignalError, StreamError, one_of
 from mixer_ir.explain import Explanation, explain
-from mixer_ir.expr import TIME, Axes, Signal, without
+from mixer_ir.expr import TIME, Axes, Signal, Take, without
 from mixer_ir.matrix import Matrix
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import walk
@@ -106,6 +107,7 @@ class CompiledMixer:
         elif "reset" in self.mixer.signals:
             signals = {n: x for n, x in signals.items() if n != "reset"}
         bound = bind(self.mixer.name, self.mixer.signals, signals)
+        check_indices(bound, self._indices)
         y, state = self._advance(bound, initial_state, return_state)
         return (y, state) if return_state else y
 
@@ -188,6 +190,12 @@ class CompiledMixer:
     def _with_reset(self) -> CompiledMixer:
         return CompiledMixer(self.mixer.with_reset(), self.form, self.backend, self.options)
 
+    @cached_property
+    def _indices(self) -> dict[str, str]:
+        """The signals that choose rows of a table, with the axis of that table."""
+        taken = (n for n in walk(self.mixer.body) if isinstance(n, Take))
+        return {n.index.name: n.axis for n in taken if isinstance(n.index, Signal)}
+
     def _advance(
         self, bound: Bound, state: Mapping[str, Tensor] | None, leave: bool
     ) -> tuple[Tensor, StreamState | None]:
@@ -232,6 +240,9 @@ class CompiledMixer:
 
     def _executable(self, bound: Bound, initial: bool, leave: bool, past: int, room: int | None) -> Executable:
         signals, body = types_of(bound, self.mixer.signals), self.mixer.expr
+        if (what := unordered(body, {n: s.kind for n, s in signals.items()})) is not None:
+            given = one_of([n for n, s in signals.items() if s.kind == "complex"])
+            raise SignalError(f"{self.mixer.name} takes the {what} of complex numbers, which have no order: {given}")
         one_step = bound.sizes[TIME] == 1 and (initial or leave)
         form = "recurrent" if one_step and self.form == "auto" else self.form
         chosen = plan(body, signals, profile_of(bound.device.type), form=form, chunk=self.options.get("chunk"))

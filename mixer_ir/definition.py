@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-
 from mixer_ir import expr as e
 from mixer_ir.cells import Cells, apply, contract, mul, number, stack
 from mixer_ir.definition_entries import Entries
@@ -65,6 +64,9 @@ class Definition:
                 return number(self.sizes[axis])
             case e.Take(table=table, axis=axis, index=index):
                 return _taken(memo[table], axis, memo[index])
+            case e.Join(parts=parts, along=along, axis=axis):
+                named = [memo[p].named(a, axis) for p, a in zip(parts, along, strict=True)]
+                return stack([x.at(axis, i) for x in named for i in range(x.sizes[axis])], axis)
             case e.Detach(of=of):
                 return memo[of]
             case e.Reverse(of=of):
@@ -209,8 +211,6 @@ def _sum(terms: list[Cells]) -> Cells:
     return total
 
 
-
-
 def reads_state(x: Node) -> bool:
     """Whether an expression has a value only inside a step of a recurrence."""
     if isinstance(x, e.State):
@@ -218,5 +218,3 @@ def reads_state(x: Node) -> bool:
     if isinstance(x, e.Run):
         return False
     return any(reads_state(c) for c in x.children() if isinstance(c, Expr))
-
-

@@ -54,7 +54,11 @@ class Entries:
         return x
 
     def sized(self, rows: int, columns: int) -> Entries:
-        return self if (rows, columns) == (self.rows, self.columns) else Entries(self.on, rows, columns, self.lags, self.pieces)
+        return (
+            self
+            if (rows, columns) == (self.rows, self.columns)
+            else Entries(self.on, rows, columns, self.lags, self.pieces)
+        )
 
     def row(self, x: Expr, t: int) -> Cells:
         made = self.on.of(x)
@@ -224,5 +228,3 @@ def _sum(terms: list[Cells]) -> Cells:
     for x in terms[1:]:
         total = apply("add", total, x)
     return total
-
-

@@ -17,10 +17,10 @@ from mixer_ir.plot import plot
 GOAL = 0.9
 WIDTH, LAYERS, EPOCHS, BATCH = 48, 2, 14, 50
 CLASSIFIERS = {
-    "hydra": {"expand": 2, "d_state": 16, "headdim": 24},
+    "hydra": {"expand": 2, "d_state": 16, "head_dim": 24},
     "gated_deltanet": {"n_head": 2, "head_dim": 16, "expand_v": 2},
 }
-DRAWN = ("softmax_attention", "gla", "gated_deltanet", "hydra", "s4d", "long_convolution")
+DRAWN = ("softmax_attention", "gla", "gated_deltanet", "hydra", "s4d", "hyena")
 
 
 class Classifier(nn.Module):
@@ -40,7 +40,8 @@ class Classifier(nn.Module):
         x = self.pixel(pixels[..., None]) + self.place
         for norm, mixer in zip(self.norms, self.mixers, strict=True):
             x = x + mixer(norm(x))
-        return self.out(x.mean(1))
+        y: Tensor = self.out(x.mean(1))
+        return y
 
 
 def run(out: Path) -> int:
@@ -92,7 +93,7 @@ def _train(name: str, console: Any) -> bool:
                 schedule.step()
                 progress.advance(bar)
     with torch.no_grad():
-        accuracy = (model(x_test).argmax(-1) == y_test).float().mean().item()
+        accuracy = float((model(x_test).argmax(-1) == y_test).float().mean())
     seconds = time.perf_counter() - started
     console.print(
         f"{name}: test accuracy {accuracy:.1%} on {len(x_test)} digits after {EPOCHS} epochs, {seconds:.0f} s"
@@ -102,7 +103,7 @@ def _train(name: str, console: Any) -> bool:
 
 def _decode(console: Any) -> bool:
     """A layer over a whole sequence against the same layer stepping from a prefill."""
-    layer = mx.catalog.get("gated_deltanet").layer(d_model=WIDTH, **CLASSIFIERS["gated_deltanet"]).double()
+    layer: Any = mx.catalog.get("gated_deltanet").layer(d_model=WIDTH, **CLASSIFIERS["gated_deltanet"]).double()
     x = torch.randn(2, 64, WIDTH, dtype=torch.float64)
     with torch.no_grad():
         whole = layer(x)
@@ -111,7 +112,7 @@ def _decode(console: Any) -> bool:
         for t in range(40, 64):
             y_t, state = layer.step(state, x[:, t])
             parts.append(y_t[:, None])
-    error = (torch.cat(parts, 1) - whole).abs().max().item()
+    error = float((torch.cat(parts, 1) - whole).abs().max())
     console.print(f"gated_deltanet: prefill of 40 and 24 decoding steps equal the whole up to {error:.1e}")
     return error < 1e-9
 

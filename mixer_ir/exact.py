@@ -19,6 +19,8 @@ Key: TypeAlias = int
 """a monomial Π g_i^{n_i} as Σ n_i · 2^(20 i): products of monomials are sums of keys"""
 Terms: TypeAlias = dict[Key, Fraction | int]
 BITS = 20
+SIMPLE, LONG = 1000, 10**13
+"""denominators of exponents that are simple fractions, and of numbers that can only come from a float"""
 UNORDERED = ("Max", "Min", "And", "Or", "Equality", "Unequality")
 CONSTANTS = {float(c): c for c in (1 / sympy.sqrt(2), 2 / sympy.sqrt(sympy.pi))}
 """numbers that a float is read as, beside decimals"""
@@ -33,6 +35,7 @@ class Ring:
         self.memo: dict[Any, Terms] = {}
         self.i = self.generator("i")
         self.bases: list[tuple[float, Fraction]] = []
+        self.units: list[Fraction] = [Fraction(1)]
 
     # ------------------------------------------------------------------ generators
 
@@ -119,7 +122,9 @@ class Ring:
             return add(self._number(x.real), self.mul(self.i, self._number(x.imag)))
         if isinstance(x, float) and (constant := CONSTANTS.get(x)) is not None:
             return self.read(constant)
-        value = decimal(float(x)) if isinstance(x, float) else Fraction(x)
+        value = Fraction(x) if not isinstance(x, float) else decimal(x)
+        if value.denominator > LONG:  # a float written out exactly
+            value = decimal(float(value))
         return {0: value} if value else {}
 
     def _read(self, x: Any) -> Terms:
@@ -203,11 +208,25 @@ class Ring:
             return self._exp_number(float(c))
         if i in powers:
             rest = key - (powers[i] << (BITS * i))
-            return self.turn(self.names[next(iter(powers.keys() - {i}))] if self._is_pi(rest) else rest, c)
+            if self._is_pi(rest):
+                return self.turn("pi", c)
+            unit, times = self._unit(c)
+            return self.turn(frozenset({(rest, unit)}), times)
         names = [self.names[g] for g in powers]
         if len(names) == 1 and isinstance(names[0], tuple) and names[0][0] == "log" and c.denominator == 1:
             return self.power(dict(names[0][1]), int(c))
-        return self.power(self.generator(("exp", frozenset({key: 1}.items()), Fraction(1, c.denominator))), c.numerator)
+        unit, times = self._unit(c)
+        made = self.generator(("exp", frozenset({(key, unit)}), Fraction(1, times.denominator)))
+        return self.power(made, times.numerator)
+
+    def _unit(self, c: Fraction) -> tuple[Fraction, Fraction]:
+        """c = unit · times with a small fraction `times`: the unit is 1, or a number met before (as the root of 2 is)."""
+        for unit in self.units:
+            times = c / unit if unit == 1 else Fraction(float(c / unit)).limit_denominator(SIMPLE)
+            if times.denominator <= SIMPLE and abs(float(times * unit - c)) <= 1e-13 * abs(float(c)):
+                return unit, times
+        self.units.append(c)
+        return c, Fraction(1)
 
     def _is_pi(self, key: Key) -> bool:
         return [(self.names[g], n) for g, n in self.powers(key).items()] == [("pi", 1)]
@@ -293,7 +312,11 @@ class Ring:
 
     def _rooted(self, x: Terms) -> Terms:
         """exp(i π / L) is a root of its cyclotomic polynomial, and i is exp(i π / 2)."""
-        pi = [g for g in range(len(self.names)) if isinstance(self.names[g], tuple) and self.names[g][:2] == ("turn", "pi")]
+        pi = [
+            g
+            for g in range(len(self.names))
+            if isinstance(self.names[g], tuple) and self.names[g][:2] == ("turn", "pi")
+        ]
         used = [g for g in pi if any(g in self.powers(key) for key in x)]
         if not used:
             return x

@@ -152,7 +152,9 @@ class Expected:
 
     def run(self, call: Callable[..., Tensor], *, gradients: bool = True) -> Measured:
         """`call(signals, initial)` on this input, measured. Gradients are taken by torch."""
-        leaves = {n: x.detach().clone().requires_grad_(gradients and differentiable(x)) for n, x in self.signals.items()}
+        leaves = {
+            n: x.detach().clone().requires_grad_(gradients and differentiable(x)) for n, x in self.signals.items()
+        }
         states = {
             n: x.detach().clone().requires_grad_(gradients and differentiable(x)) for n, (x, _) in self.initial.items()
         }

@@ -101,7 +101,7 @@ def _typed(
 def likely_kinds(mixer: Mixer) -> dict[str, Kind]:
     """What each signal most likely holds: integers where it is an index, truth values where it masks or resets."""
     kinds: dict[str, Kind] = dict.fromkeys(mixer.signals, "real")
-    for node in walk(mixer.expr):
+    for node in (*walk(mixer.body), *walk(mixer.expr)):
         match node:
             case Take(index=Signal(name=name)):
                 kinds[name] = "int"

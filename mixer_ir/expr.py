@@ -291,6 +291,20 @@ class Take(Expr):
 
 
 @node
+class Join(Expr):
+    """The parts laid end to end along a new axis `axis`; `along` says what that axis is called in each part."""
+
+    parts: tuple[Expr, ...]
+    along: Axes
+    axis: str
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        others = (without(p.axes, (a,)) for p, a in zip(self.parts, self.along, strict=True))
+        _set_axes(self, union(*others, (self.axis,)))
+
+
+@node
 class Detach(Expr):
     """The same values; no gradient passes."""
 

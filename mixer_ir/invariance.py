@@ -15,6 +15,7 @@ from mixer_ir.expr import (
     Detach,
     Expr,
     Index,
+    Join,
     Literal,
     Read,
     Reduce,
@@ -85,7 +86,7 @@ def _step(x: Node, value: str, memo: dict[Node, Moves]) -> Moves:
             return Moves.OTHERWISE if axis in (TIME, SOURCE) else Moves.FIXED
         case Literal():
             return Moves.FIXED
-        case Call() | Rename() | Detach() | Take():
+        case Call() | Rename() | Detach() | Take() | Join():
             return most(*x.children())
         case Contract(over=over) | Reduce(over=over):
             return Moves.OTHERWISE if TIME in over or SOURCE in over else most(*x.children())

@@ -36,10 +36,11 @@ def check_body(body: Expr, signals: Mapping[str, Axes]) -> None:
     check_sizes(body, signals)
     check_states(body)
     for n in walk(body):
-        if isinstance(n, Recurrence) and set((new := refreshed(n)).batch) != set(n.batch):
+        new = refreshed(n)
+        if isinstance(n, Recurrence) and isinstance(new, Recurrence) and set(new.batch) != set(n.batch):
             raise AxisError(f"the batch axes of recurrence {n.name} are {show(new.batch)}, not {show(n.batch)}")
-        if isinstance(n, Run) and set((run := refreshed(n)).axes) != set(n.axes):
-            raise AxisError(f"the run of {n.recurrence.name} has axes {show(run.axes)}, not {show(n.axes)}")
+        if isinstance(n, Run) and isinstance(new, Run) and set(new.axes) != set(n.axes):
+            raise AxisError(f"the run of {n.recurrence.name} has axes {show(new.axes)}, not {show(n.axes)}")
 
 
 def check_sizes(body: Expr, signals: Mapping[str, Axes]) -> None:

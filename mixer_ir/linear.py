@@ -10,16 +10,19 @@ from mixer_ir.expr import (
     Cumulate,
     Delay,
     Expr,
+    Index,
     Literal,
     Process,
     Read,
     Rename,
     Reverse,
     Signal,
+    Size,
     call,
 )
 from mixer_ir.matrix import (
     Causal,
+    Dense,
     Diagonal,
     Flip,
     Identity,
@@ -99,10 +102,20 @@ def _terms(expr: Expr, name: str) -> list[Matrix] | None:
         case Cumulate(fn="sum", of=of, reset=reset):
             ones: Matrix = Causal(of=LowRank(q=ONE, k=ONE, over=()))
             return _after(ones if reset is None else Resets(of=ones, reset=reset), _terms(of, name))
-        case Reverse(of=of):
-            inner = _terms(_reversed(of), name)
+        case Reverse(of=of) if depends(of, name):
+            turned = _reversed(of)
+            if any(isinstance(n, Reverse) and isinstance(n.of, Signal) and n.of.name == name for n in walk(turned)):
+                return _after(_exchange(), _terms(of, name))
+            inner = _terms(turned, name)
             return None if inner is None else [Flip(of=_sum(inner))]
     return None
+
+
+def _exchange() -> Matrix:
+    """J: one where t + s = T − 1, else 0."""
+    t = Index(axis=TIME)
+    last = call("eq", call("add", t, Rename(of=t, old=TIME, new=SOURCE)), call("sub", Size(axis=TIME), 1))
+    return Dense(m=call("where", last, 1.0, 0.0))
 
 
 def _times(c: Expr, e: Expr, name: str) -> list[Matrix] | None:

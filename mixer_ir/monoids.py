@@ -72,7 +72,9 @@ def softmax() -> Iterator[Law]:
         wrong = [f"{a} ≠ {b}" for a, b in zip(left, right, strict=True) if not ring.equal(a, b)]
         return Law(statement, not wrong, "; ".join(wrong))
 
-    yield equal("one key: (x, 1, v) stands for (e^x, e^x v)", sums((x, sympy.Integer(1), v)), (sympy.exp(x), sympy.exp(x) * v))
+    yield equal(
+        "one key: (x, 1, v) stands for (e^x, e^x v)", sums((x, sympy.Integer(1), v)), (sympy.exp(x), sympy.exp(x) * v)
+    )
     both = sums(joined(parts[0], parts[1]))
     apart = tuple(a + b for a, b in zip(sums(parts[0]), sums(parts[1]), strict=True))
     yield equal("⊕ adds the sums: (L, O)(1 ⊕ 2) = (L, O)(1) + (L, O)(2)", both, apart)

@@ -94,9 +94,9 @@ def walk(root: Node, closed: tuple[type[Node], ...] = ()) -> Iterator[Node]:
                 stack.extend((child, False) for child in here.children())
 
 
-def rebuild(root: Node, change: Callable[[Node], Node]) -> Any:
-    """`root` with `change` applied to every node, children before parents, each once."""
+def rebuild(root: Node, change: Callable[[Node], Node], closed: tuple[type[Node], ...] = ()) -> Any:
+    """`root` with `change` applied to every node, children before parents, each once; `closed` as for `walk`."""
     new: dict[Node, Node] = {}
-    for here in walk(root):
-        new[here] = change(here.with_children(new.__getitem__))
+    for here in walk(root, closed):
+        new[here] = change(here if isinstance(here, closed) else here.with_children(new.__getitem__))
     return new[root]

@@ -129,14 +129,17 @@ class Oracle:
                 return number(self.sizes[axis])
             case e.Take(table=table, axis=axis, index=index):
                 return _take(of[table], axis, of[index])
+            case e.Join(parts=parts, along=along, axis=axis):
+                return _join([of[p].named(a, axis) for p, a in zip(parts, along, strict=True)], axis)
             case e.Detach(of=part):
                 return Array(of[part].axes, of[part].data.detach())
             case e.Apply(matrix=M, of=part):
                 return self._applied(M, of[part])
             case e.Read(process=process, query=query, before=before):
-                S = self._process(process)
                 ts = range(self.sizes[TIME])
-                return stack([contract(of[query].at(TIME, t), S[t + (not before)], process.over) for t in ts], TIME)
+                return stack(
+                    [contract(of[query].at(TIME, t), self._seen(process, t, before), process.over) for t in ts], TIME
+                )
             case e.Run(recurrence=recurrence):
                 return self._run(recurrence)
         raise DeclarationError(f"the oracle has no meaning for {type(x).__name__}")
@@ -147,6 +150,13 @@ class Oracle:
         return contract(entries_of(M, self, self.sizes[TIME], v.sizes[SOURCE]), v, (SOURCE,))
 
     # ------------------------------------------------------------------ states
+
+    def _seen(self, p: Process, t: int, before: bool) -> Array:
+        """S_t; or S_{t−1} as the step finds it, dropped where it is reset."""
+        S = self._process(p)
+        if not before:
+            return S[t + 1]
+        return S[t] if p.reset is None else where(self.value(p.reset).at(TIME, t), number(0), S[t])
 
     def _process(self, p: Process) -> list[Array]:
         """S_{−1}, S_0, S_1 … of a process."""
@@ -269,6 +279,17 @@ def _delay(x: Array, by: int, reset: Array | None, sizes: Mapping[str, int]) -> 
         same = None if piece is None else apply("eq", piece.at(TIME, t), piece.at(TIME, t - by))
         out.append(here if same is None else where(same, here, number(0)))
     return stack(out, TIME)
+
+
+def _join(parts: list[Array], axis: str) -> Array:
+    """The parts one after the other along `axis`."""
+    rest = e.union(*(e.without(p.axes, (axis,)) for p in parts))
+    sizes = {a: n for p in parts for a, n in p.sizes.items()}
+    data = [p.to((*rest, axis), sizes) for p in parts]
+    kind = data[0].dtype
+    for x in data[1:]:
+        kind = torch.promote_types(kind, x.dtype)
+    return Array((*rest, axis), torch.cat([x.to(kind) for x in data], -1))
 
 
 def _take(table: Array, axis: str, index: Array) -> Array:

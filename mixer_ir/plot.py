@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from mixer_ir.compiled import compile as compile_mixer
 from mixer_ir.errors import BackendError
 from mixer_ir.mixer import Mixer
-from mixer_ir.sampling import sample
+from mixer_ir.samples import draw, sizes_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
 
 def picture(mixer: Mixer, *, length: int = 64, seed: int = 0) -> Tensor:
     """The matrix (t s) of the first batch entry and head, on random signals of `length` steps."""
-    M = compile_mixer(mixer).matrix(**sample(mixer, length=length, seed=seed, dtype=torch.float64))
+    signals = draw(mixer, sizes_for(mixer, length), seed)
+    M: Tensor = compile_mixer(mixer).matrix(**signals)
     return M.reshape(-1, *M.shape[-2:])[0]
 
 

@@ -46,7 +46,11 @@ def probes(mixer: Mixer, want: Expected) -> Iterator[Probe]:
         yield Probe("trait anticausal: steps from t on do not see signals before t", moved, TOLERANCE)
     if traits.strictly_causal and mixer.value is not None:
         late = changed(mixer, want, cut, T, only=mixer.value)
-        yield Probe("trait strictly causal: a step does not see its own value", _kept(mixer, want, late, slice(0, cut + 1)), TOLERANCE)
+        yield Probe(
+            "trait strictly causal: a step does not see its own value",
+            _kept(mixer, want, late, slice(0, cut + 1)),
+            TOLERANCE,
+        )
     if traits.time_invariant:
         yield from _time_invariant(mixer, want)
 

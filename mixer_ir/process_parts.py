@@ -24,25 +24,23 @@ from mixer_ir.linear_form import Form, NotLinear, Term
 from mixer_ir.text import formula
 
 
-def process_of(state: State, form: Form, reads: Sequence[Axes], reset: Expr | None, *, may_gate: bool) -> Process:
+def process_of(state: State, form: Form, reads: Sequence[Term], reset: Expr | None, *, may_gate: bool) -> Process:
     """The process that `form`, linear in `state` alone, describes.
 
-    reads      the state axes that each read contracts
+    reads      how the state is read
     may_gate   whether a choice such as where(c, 0, S) may become the process' reset (not where S is read before it)
     """
     acts = _acts_along(state, form.terms)
     if may_gate and reset is None:
         reset, form = _gated(state, form)
-    over = (acts,) if acts is not None else _common(state.axes, reads)
+    over = (acts,) if acts is not None else _common(state.axes, [t.over for t in reads])
     transition = _transition(form.terms, acts)
-    return Process(
-        name=state.name,
-        axes=state.axes,
-        over=over,
-        transition=transition,
-        inputs=_inputs(form.rest, over, without(state.axes, over)),
-        reset=reset,
-    )
+    inputs = _inputs(form.rest, over, without(state.axes, over))
+    fixed = not any(TIME in e.axes for e in (*transition.exprs, *(t.query for t in reads)))
+    if acts is None and over == state.axes and fixed and any(TIME in key.axes for key, _ in inputs):
+        over = ()  # each entry of the state is a convolution of its own input
+        inputs = _inputs(form.rest, over, state.axes)
+    return Process(name=state.name, axes=state.axes, over=over, transition=transition, inputs=inputs, reset=reset)
 
 
 def _common(axes: Axes, reads: Sequence[Axes]) -> Axes:
@@ -133,16 +131,17 @@ def _dense(diagonal: Expr, pairs: Sequence[Term], along: str) -> Transition:
 
 
 def _inputs(rest: Sequence[Expr], over: Axes, values: Axes) -> tuple[tuple[Expr, Expr], ...]:
-    """Σ rest as pairs (key, value): pure value factors to the value, all else to the key."""
+    """Σ rest as pairs (key, value): to the value what has value axes, or t, and no axis of `over`; the rest to the key."""
 
     def inseparable(f: Expr) -> bool:
         return any(a in over for a in f.axes) and any(a in values for a in f.axes)
 
     pairs: list[tuple[Expr, Expr]] = []
     for addend in (x for r in rest for x in distributed(r, inseparable)):
-        value, key = [], []
+        value: list[Expr] = []
+        key: list[Expr] = []
         for f in factors(addend):
-            pure = any(a in values for a in f.axes) and not any(a in over for a in f.axes)
+            pure = any(a in values or a == TIME for a in f.axes) and not any(a in over for a in f.axes)
             (value if pure else key).append(f)
         pairs.append((product(*key), product(*value)))
     return tuple(_summed(_summed(pairs, 1), 0))

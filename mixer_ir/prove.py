@@ -88,7 +88,8 @@ def _steps(mixer: Mixer) -> Iterator[Step]:
             yield Step(
                 "the traced update is the normal form",
                 f"{run.recurrence.name}: {name}",
-                difference or "one step from an arbitrary state gives the same formulas entry by entry; so do all, by induction",
+                difference
+                or "one step from an arbitrary state gives the same formulas entry by entry; so do all, by induction",
                 difference is None,
             )
     for rule, difference in fired(mixer):
@@ -110,7 +111,10 @@ def _piece(piece: Piece) -> Iterator[Step]:
         case Apply(matrix=Softmax()):
             for claim in softmax():
                 yield Step(
-                    f"{piece.name}: (max, sum, accumulator) is a monoid", claim.statement, _why(claim.ok, claim.difference), claim.ok
+                    f"{piece.name}: (max, sum, accumulator) is a monoid",
+                    claim.statement,
+                    _why(claim.ok, claim.difference),
+                    claim.ok,
                 )
         case Apply(matrix=M):
             yield Step(
@@ -174,5 +178,3 @@ def _programs(mixer: Mixer) -> Iterator[Step]:
             wrong or "run with a symbol for every entry, every result is the same formula as the declared loop or sum",
             not wrong,
         )
-
-

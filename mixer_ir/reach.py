@@ -74,56 +74,92 @@ _COMPOSED = {
     for a in (Reach.PAST, Reach.NOW, Reach.FUTURE)
     for b in (Reach.PAST, Reach.NOW, Reach.FUTURE)
 }
-KEEP_ZERO = ("add", "sub", "neg", "sqrt", "abs", "sign", "tanh", "sin", "expm1", "log1p", "erf", "real", "imag", "conj")
-KEEP_ZERO = (*KEEP_ZERO, "min", "max", "relu", "silu", "gelu", "elu")
+KEEP_ZERO: tuple[str, ...] = ("add", "sub", "neg", "sqrt", "abs", "sign", "tanh", "sin", "expm1", "log1p", "erf")
+KEEP_ZERO += ("real", "imag", "conj", "min", "max", "relu", "silu", "gelu", "elu")
 
 
 def reach_of(root: Expr, counts: Callable[[Signal], bool]) -> Reach:
     """The steps of the signals that `counts` names on which `root` at t depends."""
-    memo: dict[Node, Reach] = {}
+    return _Reader(counts).of(root, False)
 
-    def of(x: Node | None) -> Reach:
+
+class _Reader:
+    """Reads how far expressions look. Where `mirrored`, positions run backward, signals do not."""
+
+    def __init__(self, counts: Callable[[Signal], bool]) -> None:
+        self.counts = counts
+        self.memo: dict[tuple[Node, bool], Reach] = {}
+
+    def of(self, x: Node | None, mirrored: bool) -> Reach:
         if x is None:
             return Reach.NONE
-        if x not in memo:
-            memo[x] = step(x)
-        return memo[x]
+        if (x, mirrored) not in self.memo:
+            self.memo[x, mirrored] = self._of(x, mirrored)
+        return self.memo[x, mirrored]
 
-    def children(x: Node) -> Reach:
-        return reduce(or_, map(of, x.children()), Reach.NONE)
+    def parts(self, x: Node, mirrored: bool) -> Reach:
+        return reduce(or_, (self.of(c, mirrored) for c in x.children()), Reach.NONE)
 
-    def step(x: Node) -> Reach:
+    def _of(self, x: Node, mirrored: bool) -> Reach:
         match x:
             case Signal(axes=axes):
-                if not counts(x) or (TIME not in axes and SOURCE not in axes):
+                if not self.counts(x) or (TIME not in axes and SOURCE not in axes):
                     return Reach.NONE
-                return Reach.ALL if SOURCE in axes else Reach.NOW
+                return Reach.ALL if SOURCE in axes or mirrored else Reach.NOW
             case Contract(over=over) | Reduce(over=over) if TIME in over or SOURCE in over:
-                return Reach.ALL.then(children(x))
+                return Reach.ALL.then(self.parts(x, mirrored))
             case Take(axis=axis) if axis in (TIME, SOURCE):
-                return Reach.ALL.then(children(x))
+                return Reach.ALL.then(self.parts(x, mirrored))
             case Cumulate() | Run():
-                return Reach.BEFORE.then(children(x))
+                return Reach.BEFORE.then(self.parts(x, mirrored))
             case Delay(of=inner, by=by, reset=reset):
                 moved = Reach.PAST if by > 0 else Reach.FUTURE if by < 0 else Reach.NOW
-                return moved.then(of(inner)) | (moved | Reach.NOW).then(of(reset))
-            case Reverse():
-                return Reach.ALL.then(children(x))
+                return moved.then(self.of(inner, mirrored)) | (moved | Reach.NOW).then(self.of(reset, mirrored))
+            case Reverse(of=inner):
+                return self.of(inner, not mirrored).mirrored
             case Read(process=process, query=query, before=before):
-                return (Reach.PAST if before else Reach.BEFORE).then(children(process)) | of(query)
+                driven = (Reach.PAST if before else Reach.BEFORE).then(self.parts(process, mirrored))
+                return driven | self.of(query, mirrored)
             case Apply(matrix=M, of=v):
-                return entries_reach(M).then(of(v)) | of(M)
-            case Diagonal() | Identity():
-                return children(x)
-            case Flip() | Circulant():
-                return Reach.ALL.then(children(x))
-            case Toeplitz():
-                return (Reach.BEFORE if x.anti is None else Reach.ALL).then(children(x))
-            case Matrix():
-                return (entries_reach(x) | Reach.NOW).then(children(x))
-        return children(x)
+                reach = entries_reach(M)
+                return reach.then(self.of(v, mirrored)) | self.shape(M, reach, mirrored)
+        return self.parts(x, mirrored)
 
-    return of(root)
+    def shape(self, M: Matrix, kept: Reach, mirrored: bool) -> Reach:
+        """How far row t looks at what shapes the entries of M that are `kept`."""
+        match M:
+            case Diagonal(d=d):
+                return self.of(d, mirrored)
+            case Toeplitz() | Circulant():  # every filter value up to the longest lag
+                return (Reach.ALL if Reach.FUTURE in entries_reach(M) else Reach.BEFORE).then(self.parts(M, mirrored))
+            case Causal(of=of):
+                return self.shape(of, kept & Reach.BEFORE, mirrored)
+            case Band(of=of, before=before, after=after):
+                return self.shape(of, kept & _band(before, after), mirrored)
+            case Softmax(of=of):
+                return self.shape(of, counted_reach(of), mirrored)
+            case Normalize(of=of, floor=floor):
+                return self.shape(of, entries_reach(of), mirrored) | self.of(floor, mirrored)
+            case Flip(of=of):
+                return self.shape(of, kept.mirrored, mirrored).mirrored
+            case Shift(of=of, by=by):
+                moved = Reach.PAST if by > 0 else Reach.FUTURE
+                return moved.then(self.shape(of, entries_reach(of), mirrored))
+            case Transpose(of=of):
+                return kept.then(self.shape(of, Reach.ALL, mirrored))
+            case Product(factors=(first, *rest)):
+                return self._product(first, tuple(rest), mirrored)
+            case Sum(terms=ms) | Entrywise(args=ms):
+                return reduce(or_, (self.shape(m, kept, mirrored) for m in ms))
+        inside = (c for c in M.children() if not isinstance(c, Matrix))
+        own = reduce(or_, (self.of(c, mirrored) for c in inside), Reach.NONE)
+        below = (self.shape(c, kept, mirrored) for c in M.children() if isinstance(c, Matrix))
+        return reduce(or_, below, (kept | Reach.NOW).then(own))
+
+    def _product(self, first: Matrix, rest: tuple[Matrix, ...], mirrored: bool) -> Reach:
+        reach = entries_reach(first)
+        made = self.shape(first, reach, mirrored)
+        return made | reach.then(self._product(rest[0], rest[1:], mirrored)) if rest else made
 
 
 def entries_reach(M: Matrix) -> Reach:

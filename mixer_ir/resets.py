@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from mixer_ir.errors import DeclarationError
 from mixer_ir.expr import (
@@ -21,7 +22,7 @@ from mixer_ir.expr import (
     Size,
     call,
 )
-from mixer_ir.matrix import Resets
+from mixer_ir.matrix import Circulant, Flip, Resets, Toeplitz
 from mixer_ir.node import Node, rebuild
 from mixer_ir.substitute import refreshed
 
@@ -33,8 +34,18 @@ def with_resets(body: Expr, reset: Expr, *, of: str) -> Expr:
     meaning for a piece of it.
     """
 
+    result: Expr = _on(body, reset, reset, of)
+    return result
+
+
+def _on(root: Node, start: Expr, reset: Expr, of: str) -> Any:
+    """`root` with resets where `start` is true. What counts lags (a filter) has no pieces and stays as it is.
+
+    Inside a flip the signals run backward, and a piece starts behind the reset: there, `start` is the reset delayed.
+    """
+
     def joined(old: Expr | None) -> Expr:
-        return reset if old is None or old is reset else call("or", old, reset)
+        return start if old is None or old is start else call("or", old, start)
 
     def change(here: Node) -> Node:
         match here:
@@ -49,9 +60,12 @@ def with_resets(body: Expr, reset: Expr, *, of: str) -> Expr:
                     raise DeclarationError(
                         f"{of} mixes across two sequences (t and s): boundary resets are of one sequence"
                     )
-                return Apply(matrix=Resets(of=matrix, reset=reset), of=operand)
+                return Apply(matrix=Resets(of=matrix, reset=start), of=operand)
+            case Flip(of=matrix):
+                behind = Delay(of=reset, by=1) if start is reset else reset
+                return Flip(of=_on(matrix, behind, reset, of))
             case Index(axis=axis) if axis == TIME:
-                return _position(reset)
+                return _position(start)
             case Size(axis=axis) if axis == TIME:
                 raise DeclarationError(f"{of} uses the sequence's length, which a packed piece does not know at each t")
             case Reverse():
@@ -60,7 +74,7 @@ def with_resets(body: Expr, reset: Expr, *, of: str) -> Expr:
                 )
         return here
 
-    return rebuild(body, change)  # type: ignore[no-any-return]
+    return rebuild(root, change, closed=(Flip, Toeplitz, Circulant))
 
 
 def _position(reset: Expr) -> Expr:

@@ -347,30 +347,26 @@ def softmax_over_codebook_is_normalized_lowrank(M: Matrix) -> Matrix | None:
     """softmax(c q · codebook[z])  =  normalize(lowrank(exp(c q · codebookᵀ), one-hot(z))), and causal on both sides;
     a row's largest exponent is taken out, which normalize undoes"""
     match M:
-        case Softmax(of=Causal(of=of)):
-            inner = _codebook(of)
-            return None if inner is None else Normalize(of=Causal(of=inner))
         case Softmax(of=of):
-            inner = _codebook(of)
+            inner = _codebook(of, ONE)
             return None if inner is None else Normalize(of=inner)
     return None
 
 
-def _codebook(M: Matrix) -> LowRank | None:
+def _codebook(M: Matrix, scale: Expr) -> Matrix | None:
     match M:
-        case Scale(factor=c, of=LowRank(q=q, k=k, over=over)):
-            return _codebook(LowRank(q=product(c, q), k=k, over=over)) if not set(c.axes) & set(over) else None
+        case Causal(of=of):
+            inner = _codebook(of, scale)
+            return None if inner is None else Causal(of=inner)
+        case Scale(factor=c, of=of):
+            return _codebook(of, product(scale, c))
         case LowRank(q=q, k=k, over=over) if (taken := _taken(k)) is not None and not cross(M):
             outside, take = taken
-            if (
-                set(over) - set(take.table.axes)
-                or set(over) & set(take.index.axes)
-                or set(outside.axes) & {TIME, *over}
-            ):
+            row, table = product(scale, outside, q), take.table.axes
+            clash = set(over) & {*scale.axes, *outside.axes, *take.index.axes} or set(over) - set(table)
+            if clash or {TIME, SOURCE} & {*table, *outside.axes} or take.axis in row.axes:
                 return None
-            if take.axis in (*q.axes, *outside.axes) or set(take.table.axes) & {TIME, SOURCE}:
-                return None
-            scores = contracted(product(outside, q), take.table, over)
+            scores = contracted(row, take.table, over)
             top = Detach(of=Reduce(fn="max", of=scores, over=(take.axis,)))
             weights = Call(fn="exp", args=(Call(fn="sub", args=(scores, top)),))
             hit = Call(fn="eq", args=(take.index, Index(axis=take.axis)))

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
-from mixer_ir.algebra import ONE, ZERO, contracted, log_of, product, renamed, total
-from mixer_ir.expr import TIME, Call, Delay, Expr, Index, Literal
+from mixer_ir.algebra import ONE, ZERO, contracted, is_zero, log_of, ones, product, renamed, total, zeros
+from mixer_ir.expr import TIME, Call, Delay, Expr, Index, Join, Literal, Transition
 from mixer_ir.invariance import fixed
 from mixer_ir.matrix import (
     Diagonal,
@@ -32,6 +32,8 @@ def scale_is_absorbed(M: Matrix) -> Matrix | None:
     """c (q kᵀ) = (c q) kᵀ,  c semiseparable(C, A, B) = semiseparable(c C, A, B),
     c diag(d) = diag(c d),  c toeplitz(h) = toeplitz(c h)"""
     match M:
+        case Scale(factor=c, of=Identity()):
+            return Diagonal(d=c)
         case Scale(factor=c, of=Diagonal(d=d)):
             return Diagonal(d=product(c, d))
         case Scale(factor=c, of=Toeplitz(h=h, anti=anti) as of) if of.lags not in c.axes:
@@ -95,6 +97,84 @@ def strict_and_diagonal(S: Semiseparable) -> tuple[Semiseparable, Expr]:
     return replace(S, C=total(parts), strict=True), contracted(C, S.B, S.over)
 
 
+def sum_of_semiseparable_is_stacked(M: Matrix) -> Matrix | None:
+    """semiseparable(C1, A1, B1) + semiseparable(C2, A2, B2)  =  semiseparable([C1; C2], diag(A1, A2), [B1; B2])"""
+    match M:
+        case Sum(terms=terms):
+            for strict in (False, True):
+                same = [
+                    (i, m)
+                    for i, m in enumerate(terms)
+                    if isinstance(m, Semiseparable) and m.strict == strict and _stackable(m)
+                ]
+                if len(same) > 1:
+                    (i, x), (j, y) = same[:2]
+                    rest = (m for at, m in enumerate(terms) if at not in (i, j))
+                    return Sum(terms=(stack(x, y, x.C, y.C, x.B, y.B, ()), *rest))
+    return None
+
+
+def product_of_semiseparable_is_stacked(M: Matrix) -> Matrix | None:
+    """semiseparable(C1, A1, B1) semiseparable(C2, A2, B2)
+    =  semiseparable([C1; 0], [A1, B1 (A2ᵀ C2)ᵀ; 0, A2], [B1 (C2ᵀ B2); B2]):  the second state drives the first"""
+    match M:
+        case Product(factors=fs):
+            for i, (x, y) in enumerate(itertools.pairwise(fs)):
+                if isinstance(x, Semiseparable) and isinstance(y, Semiseparable) and _stackable(x) and _stackable(y):
+                    late, now = (y.C, ZERO) if y.strict else _late_and_now(y)
+                    n1, n2 = x.over[0], y.over[0]
+                    pair = ((x.B, zeros(n2)), (zeros(n1), late))
+                    B1 = product(x.B, now) if now is not ZERO else zeros(n1)
+                    return Product(factors=(*fs[:i], stack(x, y, x.C, zeros(n2), B1, y.B, (pair,)), *fs[i + 2 :]))
+    return None
+
+
+def _late_and_now(S: Semiseparable) -> tuple[Expr, Expr]:
+    strict, d = strict_and_diagonal(S)
+    return strict.C, d
+
+
+def _stackable(S: Semiseparable) -> bool:
+    """Whether the state has one axis, which every part that is stacked can carry, and no dense transition."""
+    return len(S.over) == 1 and S.A.dense is None and "+" not in S.over[0]
+
+
+Pair = tuple[tuple[Expr, Expr], tuple[Expr, Expr]]
+
+
+def stack(
+    x: Semiseparable, y: Semiseparable, C1: Expr, C2: Expr, B1: Expr, B2: Expr, pairs: tuple[Pair, ...]
+) -> Semiseparable:
+    """The states of x and y as one, with other C and B, and low-rank pairs on top of the two transitions.
+
+    The new state axis is called after both: `n+m` holds the n entries of the first, then the m of the second.
+    """
+    along = (x.over[0], y.over[0])
+    axis = "+".join(along)
+
+    def both(first: Expr, second: Expr) -> Expr:
+        given = zip((first, second), along, strict=True)
+        parts = (p if a in p.axes else zeros(a) if is_zero(p) else product(p, ones(a)) for p, a in given)
+        return Join(parts=tuple(parts), along=along, axis=axis)
+
+    z1, z2 = (zeros(a) for a in along)
+    own = [((a, z2), (b, z2)) for a, b in x.A.low_rank] + [((z1, a), (z1, b)) for a, b in y.A.low_rank]
+    low_rank = tuple((both(*a), both(*b)) for a, b in (*own, *pairs))
+    given = [A for A in (x.A, y.A) if A.log is not None or A.factor is not None]
+    log = factor = None
+    if given and all(A.factor is None for A in given):
+        log = both(*(ZERO if A.log is None else A.log for A in (x.A, y.A)))
+    elif given:
+        factor = both(_decay(x.A), _decay(y.A))
+    A = Transition(along=axis if low_rank else None, log=log, factor=factor, low_rank=low_rank)
+    return Semiseparable(C=both(C1, C2), A=A, B=both(B1, B2), over=(axis,), strict=x.strict)
+
+
+def _decay(A: Transition) -> Expr:
+    """The diagonal of a transition."""
+    return A.factor if A.factor is not None else (ONE if A.log is None else Call(fn="exp", args=(A.log,)))
+
+
 def sum_is_quasiseparable(M: Matrix) -> Matrix | None:
     """a sum of semiseparable matrices of both directions  =  strict ones forward + strict ones backward + a diagonal"""
     match M:
@@ -154,6 +234,8 @@ RULES: tuple[Rule, ...] = (
     diagonal_is_absorbed,
     sum_is_quasiseparable,
     time_invariant_semiseparable_is_toeplitz,
+    sum_of_semiseparable_is_stacked,
+    product_of_semiseparable_is_stacked,
 )
 
 

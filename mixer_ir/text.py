@@ -17,6 +17,7 @@ from mixer_ir.expr import (
     Detach,
     Expr,
     Index,
+    Join,
     Literal,
     Process,
     Read,
@@ -192,6 +193,8 @@ class Writer:
                 return "T" if axis == TIME else f"size({axis})", ATOM
             case Take(table=table, index=index):
                 return f"{self.of(table, ATOM)}[{self.of(index)}]", ATOM
+            case Join(parts=parts):
+                return f"[{'; '.join(self.of(p) for p in parts)}]", ATOM
             case Detach(of=of):
                 return f"detach({self.of(of)})", ATOM
             case Apply(matrix=matrix, of=of):

@@ -81,8 +81,17 @@ class Traits:
         return asdict(self)
 
     def __str__(self) -> str:
-        flags = ("strictly_causal", "causal", "anticausal", "bidirectional", "time_invariant", "data_dependent")
-        flags = (*flags, "linear_time", "streamable", "complex")
+        flags = (
+            "strictly_causal",
+            "causal",
+            "anticausal",
+            "bidirectional",
+            "time_invariant",
+            "data_dependent",
+            "linear_time",
+            "streamable",
+            "complex",
+        )
         words = [f.replace("_", "-") for f in flags if getattr(self, f)]
         if self.strictly_causal:
             words.remove("causal")

@@ -73,7 +73,9 @@ class Report:
         table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
         wrong = [_complaint(row) for row in self.rows if not row.ok]
         verdict = f"{self.mixer}: {len(self.rows)} checks, " + ("all right" if self.ok else f"{len(wrong)} wrong")
-        return "\n".join([verdict, *table, *wrong[:20], *([f"… and {len(wrong) - 20} more"] if len(wrong) > 20 else [])])
+        return "\n".join(
+            [verdict, *table, *wrong[:20], *([f"… and {len(wrong) - 20} more"] if len(wrong) > 20 else [])]
+        )
 
 
 def _line(key: tuple[str, str, str, str], rows: Sequence[Row]) -> tuple[str, ...]:
@@ -115,7 +117,10 @@ def verify(
     signals           tensors to use for these signals (then give `lengths` that fit them)
     sample            a function from a length to tensors for some or all signals, where the drawn ones do not suit
     """
-    return Report(mixer.name, tuple(Verification(mixer, chunks, forms, backends, sizes, signals, sample, seed).rows(lengths, dtypes)))
+    return Report(
+        mixer.name,
+        tuple(Verification(mixer, chunks, forms, backends, sizes, signals, sample, seed).rows(lengths, dtypes)),
+    )
 
 
 @dataclass
@@ -149,7 +154,18 @@ class Verification:
             yield from self.other(forms, backend, lengths)
         yield from self.matrix(min(middle, 16))
         for probe in probes(self.mixer, self.expected(min(middle, 8), torch.float64)):
-            yield Row("", "definition", "float64", min(middle, 8), None, probe.error, None, probe.tolerance, probe.ok, probe.what)
+            yield Row(
+                "",
+                "definition",
+                "float64",
+                min(middle, 8),
+                None,
+                probe.error,
+                None,
+                probe.tolerance,
+                probe.ok,
+                probe.what,
+            )
 
     def expected(self, length: int, dtype: torch.dtype, sizes: Mapping[str, int] | None = None) -> Expected:
         given = dict(self.signals or {}) | dict(self.sample(length) if self.sample else {})
@@ -162,7 +178,9 @@ class Verification:
     def sensitive(self, want: Expected, length: int) -> Iterator[Row]:
         """A row for every wrong result that would pass."""
         for what in want.insensitive():
-            yield Row("", "definition", _name(want.dtype), length, None, 0.0, None, want.allowed, False, "sensitivity", what)
+            yield Row(
+                "", "definition", _name(want.dtype), length, None, 0.0, None, want.allowed, False, "sensitivity", what
+            )
 
     def whole(self, form: str, backend: str, want: Expected, length: int, *, every_chunk: bool) -> Iterator[Row]:
         chunks: list[int | None] = [None]
@@ -215,7 +233,10 @@ class Verification:
             return
         with torch.no_grad():
             entry, axes = entries(M, want.signals, self.mixer.signals)
-            order = (*(a for a in self.mixer.returns if a in M.axes), *(a for a in M.axes if a not in self.mixer.returns))
+            order = (
+                *(a for a in self.mixer.returns if a in M.axes),
+                *(a for a in M.axes if a not in self.mixer.returns),
+            )
             entry = entry.permute([axes.index(a) for a in (*order, *axes[-2:])])
             got = self.attempt(lambda: compile(self.mixer).matrix(**want.signals))
         if isinstance(got, str):
@@ -243,7 +264,10 @@ class Verification:
             y, state = f.prefill(**self.part(signals, 0, start))
             ys = [y]
             for t in range(start, self.length(signals)):
-                one = {n: x.select(a.index(TIME), t) if TIME in (a := self.mixer.signals[n]) else x for n, x in signals.items()}
+                one = {
+                    n: x.select(a.index(TIME), t) if TIME in (a := self.mixer.signals[n]) else x
+                    for n, x in signals.items()
+                }
                 y, state = f.step(state, **one)
                 ys.append(y.unsqueeze(axis))
             return torch.cat(ys, axis)

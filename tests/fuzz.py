@@ -20,6 +20,8 @@ from mixer_ir.expected import Expected, Measured
 from mixer_ir.expr import TIME
 from tests.random_mixers import Declaration, draw
 
+GRADIENTS_EVERY = 2
+CUT_EVERY = 4
 REFERENCE_EVERY = 3
 SYMBOLIC_EVERY = 40
 
@@ -81,7 +83,7 @@ def expectation(d: Declaration, mixer: mx.Mixer) -> Expected:
 
 
 def compared(d: Declaration, mixer: mx.Mixer, forms: list[str], want: Expected) -> Iterator[Mismatch]:
-    """Values and gradients of each form; values on the other backends, and of a sequence cut in two, now and then."""
+    """Values of each form; gradients, the other backends, and a sequence cut in two in turns."""
     backends = ["reference"] if d.seed % REFERENCE_EVERY == 0 else []
     backends += ["symbolic"] if d.seed % SYMBOLIC_EVERY == 0 and d.sizes["t"] <= 3 else []
     for i, form in enumerate(forms):
@@ -91,8 +93,9 @@ def compared(d: Declaration, mixer: mx.Mixer, forms: list[str], want: Expected) 
             def call(signals: dict, states: dict, form=form, backend=backend, options=options) -> torch.Tensor:
                 return mx.compile(mixer, form=form, backend=backend, **options)(**signals)
 
-            yield from judged(d, form, backend, "whole", want, call, gradients=backend == "eager")
-        if d.sizes["t"] > 1 and (d.seed + i) % 3 == 0:
+            wanted = backend == "eager" and (d.seed + i) % GRADIENTS_EVERY == 0
+            yield from judged(d, form, backend, "whole", want, call, gradients=wanted)
+        if d.sizes["t"] > 1 and (d.seed + i) % CUT_EVERY == 0:
             yield from judged(d, form, "eager", "cut in two", want, cut(d, mixer, form, options), gradients=True)
 
 

@@ -161,3 +161,27 @@ def test_a_reset_has_one_truth_value_a_step(f, s):
 def test_an_axis_that_is_unknown_to_explain(f):
     refused(mx.AxisError, lambda: f.explain(z=3), "memory has no axis 'z'; its axes: b, t, h, k, v")
     refused(mx.AxisError, lambda: f.explain(t=0), "t = 0")
+
+
+@mx.mixer
+def looked_up(codes: "c k", z: "b t", v: "b t v"):
+    return mx.causal(mx.lowrank(mx.take(codes, z, axis="c"), mx.take(codes, z, axis="c"))) @ v
+
+
+@mx.mixer
+def attention(q: "b t k", k: "b t k", v: "b t v"):
+    return mx.softmax(mx.causal(mx.lowrank(q, k))) @ v
+
+
+def test_an_index_holds_whole_numbers_that_the_table_has():
+    f, codes, v = mx.compile(looked_up), torch.randn(5, K), torch.randn(B, T, V)
+    refused(mx.SignalError, lambda: f(codes=codes, z=torch.rand(B, T), v=v), "z is float32, but it is an index along c")
+    z = torch.arange(B * T).reshape(B, T)
+    refused(mx.SignalError, lambda: f(codes=codes, z=z, v=v), "z goes from 0 to 11", "it must lie in 0 … 4")
+    assert f(codes=codes, z=z % 5, v=v).shape == v.shape
+
+
+def test_complex_numbers_have_no_order(s):
+    x = torch.randn(B, T, K, dtype=torch.complex64)
+    v = torch.randn(B, T, V)
+    refused(mx.SignalError, lambda: mx.compile(attention)(q=x, k=x, v=v), "the softmax of complex numbers", "q, k")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -138,7 +136,9 @@ def signals_in(root: Expr | Matrix) -> list[Signal]:
 
 
 def type_of(signal: Signal, x: torch.Tensor) -> SignalType:
-    kind = "bool" if x.dtype == torch.bool else "complex" if x.is_complex() else "real"
+    kind = (
+        "bool" if x.dtype == torch.bool else "complex" if x.is_complex() else "real" if x.is_floating_point() else "int"
+    )
     return SignalType(signal.axes, tuple(x.shape), kind)
 
 
@@ -225,4 +225,15 @@ def test_complex_filters(form: str) -> None:
     assert_close(computed(e, data, form), oracle.evaluate(e, data, axes_of(e)))
 
 
-Make = Callable[[], Matrix]
+@pytest.mark.parametrize(
+    "name", [n for n, M in MATRICES.items() if isinstance(M, m.Toeplitz | m.Circulant | m.Fourier)]
+)
+@pytest.mark.parametrize("S", (1, 4, 7, 12, 20))
+def test_convolutions_of_a_source_of_another_length(name: str, S: int) -> None:
+    e = Apply(matrix=MATRICES[name], of=VS)
+    data = {**data_of(e, 7, S), "q": draw(Q, {**SIZES, "t": 7})}
+    types = {n: type_of(s, data[n]) for s in (*signals_in(e), Q) for n in (s.name,)}
+    want = oracle.evaluate(e, data, {**axes_of(e), "q": Q.axes})
+    for form in ("dense", *FORMS[name]):
+        made = lower(e, returns=e.axes, signals=types, forms={e: Choice(form)})
+        assert_close(np.asarray(reference.prepare(made.program)({n: x.numpy() for n, x in data.items()})["y"]), want)

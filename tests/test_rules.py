@@ -23,6 +23,7 @@ from mixer_ir.matrix import (
     Product,
     Resets,
     Semiseparable,
+    Softmax,
     Toeplitz,
     Vandermonde,
 )
@@ -138,6 +139,8 @@ class Draw:
             lambda: Product(factors=(M, self.matrix(depth - 1))),
             lambda: Product(factors=(self.matrix(0), M)),
             lambda: Product(factors=(mx.diagonal(d), M)),
+            lambda: Product(factors=(self.semiseparable(), self.semiseparable())),
+            lambda: self.semiseparable() + self.semiseparable(),
             lambda: Product(factors=(M, mx.diagonal(f))),
             lambda: Product(factors=(mx.dft(inverse=True), mx.diagonal(f), mx.dft(), M)),
             lambda: Entrywise(fn="mul", args=(M, self.matrix(self.one(0, depth - 1)))),
