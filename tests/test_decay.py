@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from backends.autograd import differentiable
 from lowering.build import Builder, program
 from lowering.decay import Span, tree
@@ -11,7 +13,6 @@ from lowering.parts import Options, gather
 from lowering.process import lower_process
 from lowering.program import Program
 from lowering.segment import Column, Row
-from torch import Tensor
 
 STEPS, KEYS = 200, 4
 STRENGTHS = {

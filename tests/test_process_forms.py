@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from backends.autograd import differentiable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
+from backends.autograd import differentiable
 from lowering.build import Builder, program
 from lowering.parts import Options, gather
 from lowering.process import lower_process
 from lowering.program import Program, Value
 from mixer_ir.errors import FormError
-from torch import Tensor
 
 SIZES = {"b": 2, "h": 2, "k": 3, "v": 2, "l": 3}
 TOLERANCE = 1e-9  # float64: a few hundred roundings at unit scale

@@ -35,7 +35,7 @@ from mixer_ir.rules_apply import RULES as APPLY_RULES
 from mixer_ir.rules_collect import RULES as COLLECT_RULES
 
 SIZES = {"b": 2, "t": 5, "s": 5, "h": 2, "k": 3, "n": 2, "v": 2, "c": 4, "l": 3, "m": 2}
-COUNT = 1500
+COUNT = 2000
 
 
 def signal(name: str, axes: str) -> Signal:
@@ -141,6 +141,8 @@ class Draw:
             lambda: Product(factors=(mx.diagonal(d), M)),
             lambda: Product(factors=(self.semiseparable(), self.semiseparable())),
             lambda: self.semiseparable() + self.semiseparable(),
+            lambda: self.semiseparable() + mx.flip(self.semiseparable()) + mx.diagonal(d),
+            lambda: mx.shift(self.leaf(), by=self.one(1, 2)).T,
             lambda: Product(factors=(M, mx.diagonal(f))),
             lambda: Product(factors=(mx.dft(inverse=True), mx.diagonal(f), mx.dft(), M)),
             lambda: Entrywise(fn="mul", args=(M, self.matrix(self.one(0, depth - 1)))),
