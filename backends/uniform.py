@@ -3,7 +3,7 @@
 After this, whoever spells an operation meets arguments of one kind, and a conversion that several operations need is
 done once. The order of a value's axes is a matter of memory alone, so each operation's result keeps the order in which
 it comes out (a matrix product: batch, rows, columns), entry-by-entry operations follow their largest argument, and
-nothing is transposed on the way but where the program ends or a loop hands on its state.
+nothing is transposed on the way but where the program says so, where it ends, or where a loop hands on its state.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _laid(b: Builder, v: Value, args: list[Value], fixed: set[Value]) -> Value:
     if isinstance(op, p.Scan | p.Region):
         return _part(b, v, op, args)
     if isinstance(op, p.Order):
-        return args[0]
+        return b.order(args[0], v.axes, packed=True) if op.packed else args[0]
     if isinstance(op, p.Pick):
         return _picked(b, v, op, args[0])
     if isinstance(op, p.Map):

@@ -28,9 +28,10 @@ from catalog import (
     softmax_attention,
     transformer_vq,
 )
+from catalog.demo import demo
 from catalog.entry import Entry
 
-__all__ = ["ENTRIES", "Entry", "get", "list"]
+__all__ = ["ENTRIES", "Entry", "demo", "get", "list"]
 
 ENTRIES: dict[str, Entry] = {
     module.ENTRY.name: module.ENTRY

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import mixer_ir as mx
 from catalog.entry import Count, Entry
 from catalog.model import language_model
-from catalog.parts import ShortConvolution, heads, l2norm
+from catalog.parts import ShortConvolution, heads, l2norm, share
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2406.06484", 2024
@@ -25,7 +25,7 @@ class DeltaNet(MixerLayer):
     """q, k, v: projection, convolution, SiLU; q and k of unit length; β = σ(W x); norm of each head."""
 
     def __init__(self, d_model: int, *, n_head: int = 16, d_conv: int = 4, norm_eps: float = 1e-5) -> None:
-        super().__init__()
+        super().__init__(d_model)
         self.n_head = n_head
         self.q_proj = nn.Linear(d_model, d_model, bias=False)
         self.k_proj = nn.Linear(d_model, d_model, bias=False)
@@ -34,9 +34,10 @@ class DeltaNet(MixerLayer):
         self.q_conv1d = ShortConvolution(d_model, d_conv, name="q_conv1d", bias=False)
         self.k_conv1d = ShortConvolution(d_model, d_conv, name="k_conv1d", bias=False)
         self.v_conv1d = ShortConvolution(d_model, d_conv, name="v_conv1d", bias=False)
-        self.o_norm = nn.RMSNorm(d_model // n_head, eps=norm_eps)
+        size = share(d_model, n_head, "d_model among n_head")
+        self.o_norm = nn.RMSNorm(size, eps=norm_eps)
         self.o_proj = nn.Linear(d_model, d_model, bias=False)
-        self.scale = (d_model // n_head) ** -0.5
+        self.scale = size**-0.5
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
         q = l2norm(heads(F.silu(self.q_conv1d(self.q_proj(x), run)), self.n_head)) * self.scale

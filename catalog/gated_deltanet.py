@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import mixer_ir as mx
 from catalog.entry import Count, Entry
 from catalog.model import language_model
-from catalog.parts import GatedRMSNorm, ShortConvolution, heads, l2norm, step_bias
+from catalog.parts import GatedRMSNorm, ShortConvolution, heads, l2norm, share, step_bias
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2412.06464", 2024
@@ -39,8 +39,9 @@ class GatedDeltaNet(MixerLayer):
         d_conv: int = 4,
         norm_eps: float = 1e-5,
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         self.n_head, self.value_heads = n_head, n_value_head or n_head
+        self.serves = share(self.value_heads, n_head, "n_value_head among n_head")
         keys, size = n_head * head_dim, int(head_dim * expand_v)
         values = self.value_heads * size
         self.q_proj = nn.Linear(d_model, keys, bias=False)
@@ -62,7 +63,7 @@ class GatedDeltaNet(MixerLayer):
         q = l2norm(heads(F.silu(self.q_conv1d(self.q_proj(x), run)), self.n_head)) * self.scale
         k = l2norm(heads(F.silu(self.k_conv1d(self.k_proj(x), run)), self.n_head))
         v = heads(F.silu(self.v_conv1d(self.v_proj(x), run)), self.value_heads)
-        serves = self.value_heads // self.n_head
+        serves = self.serves
         if serves > 1:
             q, k = q.repeat_interleave(serves, dim=2), k.repeat_interleave(serves, dim=2)
         g = -torch.exp(self.A_log) * F.softplus(self.a_proj(x) + self.dt_bias)

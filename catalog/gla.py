@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import mixer_ir as mx
 from catalog.entry import Count, Entry
 from catalog.model import language_model
-from catalog.parts import heads
+from catalog.parts import heads, share
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2312.06635", 2023
@@ -35,7 +35,7 @@ class GatedLinearAttention(MixerLayer):
         gate_normalizer: float = 16,
         norm_eps: float = 1e-5,
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         self.n_head, self.gate_normalizer = n_head, gate_normalizer
         keys, values = int(d_model * expand_k), int(d_model * expand_v)
         self.q_proj = nn.Linear(d_model, keys, bias=False)
@@ -44,8 +44,8 @@ class GatedLinearAttention(MixerLayer):
         self.g_proj = nn.Linear(d_model, values, bias=False)
         self.gk_proj = nn.Sequential(nn.Linear(d_model, gate_rank, bias=False), nn.Linear(gate_rank, keys))
         self.o_proj = nn.Linear(values, d_model, bias=False)
-        self.g_norm_swish_gate = nn.RMSNorm(values // n_head, eps=norm_eps)
-        self.scale = (keys // n_head) ** -0.5
+        self.g_norm_swish_gate = nn.RMSNorm(share(values, n_head, "d_model · expand_v among n_head"), eps=norm_eps)
+        self.scale = share(keys, n_head, "d_model · expand_k among n_head") ** -0.5
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
         q, k, v = (heads(project(x), self.n_head) for project in (self.q_proj, self.k_proj, self.v_proj))

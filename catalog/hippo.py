@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from catalog.parts import share
+
 
 def legs(size: int) -> tuple[Tensor, Tensor]:
     """A[n, k] = −√(2n+1) √(2k+1) for n > k, −(n+1) for n = k, else 0;  B[n] = √(2n+1).  float64"""
@@ -19,14 +21,15 @@ def legs_normal_form(size: int) -> tuple[Tensor, Tensor, Tensor]:
     A + p pᵀ with p_n = √(n + ½) is −½ I plus a skew-symmetric matrix, hence normal.
     """
     values, _, P, B = _normal(size)
-    half = size // 2
+    half = share(size, 2, "d_state by conjugate pairs")
     return tuple(part[:half].to(torch.complex64) for part in (values, P, B))  # type: ignore[return-value]
 
 
 def legs_blocks(size: int, blocks: int) -> tuple[Tensor, Tensor]:
     """Λ (size / 2) of `blocks` copies of the normal part, and V* (size / 2, size), block-diagonal, complex."""
-    values, V, _, _ = _normal(size // blocks)
-    half = size // blocks // 2
+    block = share(size, blocks, "d_state among blocks")
+    half = share(block, 2, "a block of d_state by conjugate pairs")
+    values, V, _, _ = _normal(block)
     inverse = torch.block_diag(*[V.conj().T[:half]] * blocks)
     return values[:half].repeat(blocks).to(torch.complex64), inverse.to(torch.complex64)
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
-from catalog.parts import GatedRMSNorm, ShortConvolution, heads, step_bias
+from catalog.parts import GatedRMSNorm, ShortConvolution, heads, share, step_bias
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2407.09941", 2024
@@ -38,9 +38,9 @@ class Hydra(MixerLayer):
     def __init__(
         self, d_model: int, *, d_state: int = 64, d_conv: int = 7, expand: int = 2, head_dim: int = 64
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         inner = expand * d_model
-        n_head = inner // head_dim
+        n_head = share(inner, head_dim, "expand · d_model by head_dim")
         channels = inner + 4 * d_state
         self.sizes, self.parts = [inner, channels, 2 * n_head], [inner, *[d_state] * 4]
         self.in_proj = nn.Linear(d_model, inner + channels + 2 * n_head, bias=False)

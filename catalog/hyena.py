@@ -88,7 +88,7 @@ class Hyena(MixerLayer):
         hidden: int = 64,
         frequency: float = 14.0,
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         self.order = order
         self.in_proj = nn.Linear(d_model, (order + 1) * d_model)
         self.out_proj = nn.Linear(d_model, d_model)

@@ -29,7 +29,7 @@ class KimiDeltaAttention(MixerLayer):
     def __init__(
         self, d_model: int, *, n_head: int = 16, head_dim: int = 128, d_conv: int = 4, norm_eps: float = 1e-5
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         self.n_head, width = n_head, n_head * head_dim
         self.q_proj = nn.Linear(d_model, width, bias=False)
         self.k_proj = nn.Linear(d_model, width, bias=False)

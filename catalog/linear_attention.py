@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import mixer_ir as mx
 from catalog.entry import Entry
-from catalog.parts import heads
+from catalog.parts import heads, share
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2006.16236", 2020
@@ -28,8 +28,9 @@ class LinearAttention(MixerLayer):
     """Multi-head linear attention with the projections (and biases) of the authors' AttentionLayer."""
 
     def __init__(self, d_model: int, *, n_head: int = 8, causal: bool = True, bias: bool = True) -> None:
-        super().__init__()
+        super().__init__(d_model)
         self.n_head, self.causal = n_head, causal
+        share(d_model, n_head, "d_model among n_head")
         self.query_projection = nn.Linear(d_model, d_model, bias=bias)
         self.key_projection = nn.Linear(d_model, d_model, bias=bias)
         self.value_projection = nn.Linear(d_model, d_model, bias=bias)

@@ -28,7 +28,7 @@ class LRU(MixerLayer):
     def __init__(
         self, d_model: int, *, d_state: int = 256, r_min: float = 0.9, r_max: float = 0.999, phase: float = 2 * math.pi
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         radius = torch.rand(d_state).clamp(min=1e-7) * (r_max**2 - r_min**2) + r_min**2
         self.nu_log = nn.Parameter(torch.log(-0.5 * torch.log(radius)))
         self.theta_log = nn.Parameter(torch.log(phase * torch.rand(d_state).clamp(min=1e-7)))

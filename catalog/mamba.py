@@ -40,7 +40,7 @@ class Mamba(MixerLayer):
         bias: bool = False,
         conv_bias: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         inner, rank = expand * d_model, dt_rank or math.ceil(d_model / 16)
         self.sizes = [rank, d_state, d_state]
         self.in_proj = nn.Linear(d_model, 2 * inner, bias=bias)

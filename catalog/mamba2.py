@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import mixer_ir as mx
 from catalog.entry import Count, Entry
 from catalog.model import language_model, shrink_outputs
-from catalog.parts import GatedRMSNorm, ShortConvolution, heads, step_bias
+from catalog.parts import GatedRMSNorm, ShortConvolution, heads, share, step_bias
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2405.21060", 2024
@@ -40,9 +40,10 @@ class Mamba2(MixerLayer):
         bias: bool = False,
         conv_bias: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         inner = expand * d_model
-        n_head, self.n_group = inner // head_dim, n_group
+        n_head, self.n_group = share(inner, head_dim, "expand · d_model by head_dim"), n_group
+        share(n_head, n_group, "heads among n_group")
         channels = inner + 2 * n_group * d_state
         self.sizes, self.parts = [inner, channels, n_head], [inner, n_group * d_state, n_group * d_state]
         self.in_proj = nn.Linear(d_model, inner + channels + n_head, bias=bias)

@@ -45,7 +45,7 @@ class MultiHeadEMA(MixerLayer):
     """SiLU(EMA(x) + ω x) with n dimensions of average for each channel."""
 
     def __init__(self, d_model: int, *, n_dim: int = 16, bidirectional: bool = False) -> None:
-        super().__init__()
+        super().__init__(d_model)
         self.bidirectional = bidirectional
         rows = 2 * d_model if bidirectional else d_model
         signs = 1 - 2 * (torch.arange(n_dim) % 2)[None, :, None]

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Entry
-from catalog.parts import heads
+from catalog.parts import heads, share
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2405.04517", 2024
@@ -42,7 +42,7 @@ class MLSTM(MixerLayer):
         gate_cap: float = 15,
         norm_eps: float = 1e-6,
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         self.n_head, self.gate_cap, self.norm_eps = n_head, gate_cap, norm_eps
         keys, values = int(d_model * qk_factor), int(d_model * v_factor)
         self.q = nn.Linear(d_model, keys, bias=False)
@@ -53,7 +53,8 @@ class MLSTM(MixerLayer):
         self.fgate_preact = nn.Linear(d_model, n_head)
         self.multihead_norm = nn.LayerNorm(values, eps=norm_eps, bias=False)
         self.out_proj = nn.Linear(values, d_model, bias=False)
-        self.scale = (keys // n_head) ** -0.5
+        self.scale = share(keys, n_head, "d_model · qk_factor among n_head") ** -0.5
+        share(values, n_head, "d_model · v_factor among n_head")
         nn.init.zeros_(self.igate_preact.weight)
         nn.init.zeros_(self.fgate_preact.weight)
         nn.init.normal_(self.igate_preact.bias, std=0.1)

@@ -78,6 +78,13 @@ def heads(x: Tensor, count: int) -> Tensor:
     return x.unflatten(-1, (count, -1))
 
 
+def share(whole: int, parts: int, what: str) -> int:
+    """whole / parts; an OptionError where that is no whole number."""
+    if parts < 1 or whole % parts:
+        raise mx.OptionError(f"{what}: {whole} cannot be shared equally by {parts}")
+    return whole // parts
+
+
 def log_uniform(shape: tuple[int, ...], low: float, high: float) -> Tensor:
     """exp of a uniform draw between log(low) and log(high)."""
     return torch.exp(torch.rand(shape) * (math.log(high) - math.log(low)) + math.log(low))

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import mixer_ir as mx
 from catalog.entry import Count, Entry
 from catalog.model import language_model
-from catalog.parts import heads
+from catalog.parts import heads, share
 from catalog.rotary import neighbours, turn
 from catalog.streaming import MixerLayer, Run
 
@@ -32,7 +32,7 @@ class Retention(MixerLayer):
     def __init__(
         self, d_model: int, *, n_head: int = 8, expand_k: float = 1, expand_v: float = 2, norm_weight: bool = False
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         self.n_head = n_head
         keys, values = int(d_model * expand_k), int(d_model * expand_v)
         self.q_proj = nn.Linear(d_model, keys, bias=False)
@@ -40,9 +40,12 @@ class Retention(MixerLayer):
         self.v_proj = nn.Linear(d_model, values, bias=False)
         self.g_proj = nn.Linear(d_model, values, bias=False)
         self.out_proj = nn.Linear(values, d_model, bias=False)
-        self.group_norm = nn.RMSNorm(values // n_head, eps=1e-5, elementwise_affine=norm_weight)
-        size = keys // n_head // 2
-        self.scale = (keys // n_head) ** -0.5
+        head = share(keys, n_head, "d_model · expand_k among n_head")
+        size = share(head, 2, "the coordinates of a head by pairs")
+        self.group_norm = nn.RMSNorm(
+            share(values, n_head, "d_model · expand_v among n_head"), eps=1e-5, elementwise_affine=norm_weight
+        )
+        self.scale = head**-0.5
         self.register_buffer("theta", 10000.0 ** -torch.linspace(0, 1, size), persistent=False)
         self.register_buffer("gamma", 1 - 2.0 ** (-5 - torch.arange(n_head)), persistent=False)
         for part in (self.q_proj, self.k_proj, self.v_proj, self.g_proj):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
-from catalog.parts import ShortConvolution, heads
+from catalog.parts import ShortConvolution, heads, share
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2402.19427", 2024
@@ -33,7 +33,7 @@ class RGLRU(nn.Module):
 
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
-        size = width // blocks
+        size = share(width, blocks, "width among blocks")
         square = torch.empty(width).uniform_(0.9**2, 0.999**2) + 1e-8
         self.recurrent_param = nn.Parameter(torch.log(torch.expm1(-0.5 * torch.log(square))))
         self.input_gate_weight = nn.Parameter(torch.randn(blocks, size, size) * size**-0.5)
@@ -61,7 +61,7 @@ class RecurrentBlock(MixerLayer):
         d_conv: int = 4,
         n_layer: int = 26,
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         width = width or d_model
         self.linear_y = nn.Linear(d_model, width)
         self.linear_x = nn.Linear(d_model, width)

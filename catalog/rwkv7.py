@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
-from catalog.parts import heads, token_shift
+from catalog.parts import heads, share, token_shift
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2503.14456", 2025
@@ -54,9 +54,9 @@ class TimeMix(MixerLayer):
         n_layer: int = 12,
         ranks: tuple[int, int, int, int] = (64, 64, 32, 128),
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         C, N = d_model, head_dim
-        self.n_head, self.index = C // N, index
+        self.n_head, self.index = share(C, N, "d_model by head_dim"), index
         depth, rest = index / max(n_layer - 1, 1), 1 - index / n_layer
         place = torch.arange(C) / C
         linear = torch.arange(C) / (C - 1) - 0.5

@@ -59,7 +59,7 @@ class S4(MixerLayer):
     """State space model, skip, GELU, and a linear map to twice the width with a gated linear unit."""
 
     def __init__(self, d_model: int, *, d_state: int = 64, dt_min: float = 1e-3, dt_max: float = 1e-1) -> None:
-        super().__init__()
+        super().__init__(d_model)
         self.D = nn.Parameter(torch.randn(1, d_model))
         self.kernel = S4Kernel(d_model, d_state, dt_min, dt_max)
         self.output_linear = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GLU(dim=-1))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
-from catalog.parts import log_uniform
+from catalog.parts import log_uniform, share
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2206.11893", 2022
@@ -32,7 +32,7 @@ class S4DKernel(nn.Module):
 
     def __init__(self, d_model: int, d_state: int, dt_min: float, dt_max: float) -> None:
         super().__init__()
-        modes = d_state // 2
+        modes = share(d_state, 2, "d_state by conjugate pairs")
         self.C = nn.Parameter(torch.randn(d_model, modes, 2) * math.sqrt(0.5))
         self.log_dt = nn.Parameter(log_uniform((d_model,), dt_min, dt_max).log())
         self.log_A_real = nn.Parameter(torch.full((d_model, modes), math.log(0.5)))
@@ -47,7 +47,7 @@ class S4D(MixerLayer):
     """State space model, skip, GELU, and a linear map to twice the width with a gated linear unit."""
 
     def __init__(self, d_model: int, *, d_state: int = 64, dt_min: float = 1e-3, dt_max: float = 1e-1) -> None:
-        super().__init__()
+        super().__init__(d_model)
         self.D = nn.Parameter(torch.randn(d_model))
         self.kernel = S4DKernel(d_model, d_state, dt_min, dt_max)
         self.output_linear = nn.Sequential(nn.Conv1d(d_model, 2 * d_model, 1), nn.GLU(dim=1))

@@ -30,7 +30,7 @@ class S5(MixerLayer):
     def __init__(
         self, d_model: int, *, d_state: int = 64, blocks: int = 1, dt_min: float = 1e-3, dt_max: float = 1e-1
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         A, inverse = legs_blocks(d_state, blocks)
         B = torch.randn(d_state, d_model) / math.sqrt(d_model)
         C = torch.randn(d_model, d_state) / math.sqrt(d_state)

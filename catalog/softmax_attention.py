@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import mixer_ir as mx
 from catalog.entry import Entry
-from catalog.parts import heads
+from catalog.parts import heads, share
 from catalog.rotary import frequencies, halves, turn
 from catalog.streaming import MixerLayer, Run
 
@@ -55,15 +55,16 @@ class SoftmaxAttention(MixerLayer):
         rotary_base: float = 10000.0,
         bias: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         self.kv_heads, self.causal, self.rotary = n_kv_head or n_head, causal, rotary and causal
-        head = d_model // n_head
+        head = share(d_model, n_head, "d_model among n_head")
         self.q_proj = nn.Linear(d_model, d_model, bias=bias)
         self.k_proj = nn.Linear(d_model, head * self.kv_heads, bias=bias)
         self.v_proj = nn.Linear(d_model, head * self.kv_heads, bias=bias)
         self.o_proj = nn.Linear(d_model, d_model, bias=bias)
-        self.groups = n_head // self.kv_heads
-        self.register_buffer("theta", frequencies(head // 2, rotary_base), persistent=False)
+        self.groups = share(n_head, self.kv_heads, "n_head among n_kv_head")
+        pairs = share(head, 2, "the coordinates of a head by pairs") if self.rotary else 0
+        self.register_buffer("theta", frequencies(pairs, rotary_base), persistent=False)
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
         q = self.q_proj(x).unflatten(-1, (self.kv_heads, self.groups, -1))

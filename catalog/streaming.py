@@ -8,7 +8,7 @@ decided by who calls: `forward`, `prefill` or `step`.
 from __future__ import annotations
 
 import functools
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -70,8 +70,12 @@ def _without_time(value: Tensor, axes: tuple[str, ...]) -> Tensor:
     return value.squeeze(axes.index("t")) if "t" in axes else value
 
 
-class MixerLayer(nn.Module):
+class MixerLayer(nn.Module, ABC):
     """A layer on x [batch, time, d_model]."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
 
     @abstractmethod
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
@@ -79,12 +83,12 @@ class MixerLayer(nn.Module):
 
     def forward(self, x: Tensor, *, reset: Tensor | None = None, **also: Tensor) -> Tensor:
         """y [batch, time, d_model]; `reset` [batch, time] is true where a packed piece begins."""
-        return self.mix(x, Run("whole", reset=reset), **also)
+        return self._mixed(x, Run("whole", reset=reset), also)
 
     def prefill(self, x: Tensor, *, reset: Tensor | None = None, **also: Tensor) -> tuple[Tensor, LayerState]:
         """y [batch, time, d_model] and the state from which `step` goes on."""
         run = Run("prefill", reset=reset)
-        y = self.mix(x, run, **also)
+        y = self._mixed(x, run, also)
         return y, run.state(x.shape[1])
 
     def step(
@@ -94,5 +98,14 @@ class MixerLayer(nn.Module):
         before = state or LayerState(position=0, mixers={})
         now = None if reset is None else reset[:, None]
         run = Run("step", position=before.position, reset=now, before=before.mixers)
-        y = self.mix(x[:, None], run, **{name: value[:, None] for name, value in also.items()})
+        y = self._mixed(x.unsqueeze(-2), run, {name: value.unsqueeze(-2) for name, value in also.items()})
         return y[:, 0], run.state(1)
+
+    def _mixed(self, x: Tensor, run: Run, also: dict[str, Tensor]) -> Tensor:
+        if x.dim() != 3 or x.shape[-1] != self.d_model:
+            wanted = "[batch, d_model]" if run.phase == "step" else "[batch, time, d_model]"
+            given = list(x.squeeze(-2).shape if run.phase == "step" else x.shape)
+            raise mx.AxisError(
+                f"{type(self).__name__} takes x as {wanted} with d_model = {self.d_model}, but x has the shape {given}"
+            )
+        return self.mix(x, run, **also)

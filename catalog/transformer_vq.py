@@ -62,7 +62,7 @@ class VQAttention(MixerLayer):
     """
 
     def __init__(self, d_model: int, *, d_k: int = 128, d_v: int | None = None, n_code: int = 512) -> None:
-        super().__init__()
+        super().__init__(d_model)
         d_v = d_v or 2 * d_model
         self.sizes, self.scale = [d_k, d_v, d_v], d_k**-0.25
         self.input_ln = nn.RMSNorm(d_model, eps=1e-6)

@@ -68,7 +68,7 @@ CPU = Profile(  # two cores with AVX-512, float32
     solve_each=1.5e-7,
     copy=2.5e10,
     memory=6e9,
-    operation=2e-6,
+    operation=3e-6,
     view=1.5e-6,
     step=1.4e-6,
 )

@@ -166,9 +166,7 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from mixer_ir import demo  # trains models: brings scikit-learn and matplotlib
-
-    return demo.run(arguments.out)
+    return int(mx.catalog.demo(arguments.out))
 
 
 if __name__ == "__main__":

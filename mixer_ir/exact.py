@@ -120,8 +120,9 @@ class Ring:
     def _number(self, x: Any) -> Terms:
         if isinstance(x, complex):
             return add(self._number(x.real), self.mul(self.i, self._number(x.imag)))
-        if isinstance(x, float) and (constant := CONSTANTS.get(x)) is not None:
-            return self.read(constant)
+        for value, constant in CONSTANTS.items():
+            if isinstance(x, float) and abs(x - value) < 1e-14:
+                return self.read(constant)
         value = Fraction(x) if not isinstance(x, float) else decimal(x)
         if value.denominator > LONG:  # a float written out exactly
             value = decimal(float(value))
@@ -210,6 +211,8 @@ class Ring:
             rest = key - (powers[i] << (BITS * i))
             if self._is_pi(rest):
                 return self.turn("pi", c)
+            if rest == 0 and (half := _part_of_pi(c)) is not None:
+                return self.turn("pi", half)
             unit, times = self._unit(c)
             return self.turn(frozenset({(rest, unit)}), times)
         names = [self.names[g] for g in powers]
@@ -369,6 +372,12 @@ def total(parts: Any) -> Terms:
     for part in parts:
         out = add(out, part)
     return out
+
+
+def _part_of_pi(c: Fraction) -> Fraction | None:
+    """c / π, if that is a simple fraction."""
+    part = Fraction(float(c) / math.pi).limit_denominator(SIMPLE)
+    return part if abs(float(part) * math.pi - float(c)) < 1e-12 * max(1.0, abs(float(c))) else None
 
 
 def decimal(x: float) -> Fraction:

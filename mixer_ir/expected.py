@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from mixer_ir import samples
-from mixer_ir.expr import TIME, Axes
+from mixer_ir.expr import TIME, Axes, Recurrence
 from mixer_ir.mixer import Mixer
+from mixer_ir.node import walk
 from mixer_ir.oracle import evaluate
 
 RELATIVE: Mapping[torch.dtype, tuple[float, float]] = {
@@ -89,8 +90,10 @@ class Expected:
         return {n: leaf(x) for n, x in signals.items()}, {n: (leaf(x), a) for n, (x, a) in initial.items()}
 
     def _evaluated(self, signals: Signals, initial: Initial) -> Tensor:
-        axes = self.mixer.signals
-        return evaluate(self.mixer.body, signals, axes, self.mixer.returns, initial or None)
+        mixer = self.mixer
+        declared = {s.name for n in walk(mixer.body) if isinstance(n, Recurrence) for s in n.states}
+        body = mixer.body if declared.issuperset(initial) else mixer.expr  # where a matrix became a state
+        return evaluate(body, signals, mixer.signals, mixer.returns, initial or None)
 
     def _gradients(self, y: Tensor, signals: Signals, initial: Initial) -> dict[str, Tensor]:
         leaves = {**signals, **{f"state:{n}": x for n, (x, _) in initial.items()}}

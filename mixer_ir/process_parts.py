@@ -131,7 +131,7 @@ def _dense(diagonal: Expr, pairs: Sequence[Term], along: str) -> Transition:
 
 
 def _inputs(rest: Sequence[Expr], over: Axes, values: Axes) -> tuple[tuple[Expr, Expr], ...]:
-    """Σ rest as pairs (key, value): a factor with value axes or t, and no axis of `over`, to the value, others to the key."""
+    """Σ rest as pairs (key, value): what has value axes or t, and no axis of `over`, goes to the value."""
 
     def inseparable(f: Expr) -> bool:
         return any(a in over for a in f.axes) and any(a in values for a in f.axes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mixer_ir.algebra import ONE, contracted, factors, product, total
+from mixer_ir.algebra import ONE, ZERO, contracted, factors, product, total
 from mixer_ir.expr import SOURCE, TIME, Call, Detach, Expr, Index, Reduce, Take, Transition
 from mixer_ir.matrix import (
     Causal,

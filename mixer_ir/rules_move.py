@@ -1,17 +1,16 @@
-"""Rules on matrices that move transpose, flip, shift and resets to the leaves. The docstring is the identity."""
+"""Rules on matrices that move transpose, flip and shift to the leaves. The docstring is the identity."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from mixer_ir.algebra import MINUS, ONE, ZERO, renamed
-from mixer_ir.expr import SOURCE, TIME, Call, Cumulate, Delay, Expr, Index, Literal, Reverse, Transition
+from mixer_ir.algebra import MINUS, ZERO, renamed
+from mixer_ir.expr import SOURCE, TIME, Call, Delay, Expr, Index, Literal, Reverse, Transition
 from mixer_ir.matrix import (
     Band,
     Cauchy,
     Causal,
     Circulant,
-    Decay,
     Dense,
     Diagonal,
     Entrywise,
@@ -21,7 +20,6 @@ from mixer_ir.matrix import (
     LowRank,
     Mask,
     Matrix,
-    Monarch,
     Normalize,
     Product,
     Resets,
@@ -32,8 +30,9 @@ from mixer_ir.matrix import (
     Sum,
     Toeplitz,
     Transpose,
-    Vandermonde,
 )
+from mixer_ir.rules_resets import SCORES as RESET_SCORES
+from mixer_ir.rules_resets import resets_of_product
 from mixer_ir.time_reversal import conjugated, cross, pointwise
 
 # ---------------------------------------------------------------------- transpose
@@ -232,80 +231,19 @@ def shift_moves_in(M: Matrix) -> Matrix | None:
     return None
 
 
-# ---------------------------------------------------------------------- resets
-
-
-def same_piece(reset: Expr) -> Expr:
-    """Whether t and s lie in the same packed piece."""
-    piece = Cumulate(fn="sum", of=Call(fn="where", args=(reset, Literal(value=1), Literal(value=0))))
-    return Call(fn="eq", args=(piece, renamed(piece, TIME, SOURCE)))
-
-
-def resets_move_in(M: Matrix) -> Matrix | None:
-    """the pieces of a sum, a multiple, a modified matrix are those of its parts; softmax and normalize see one piece
-    alone; running backward, a piece begins after its last step"""
-    if not isinstance(M, Resets):
-        return None
-    reset = M.reset
-
-    def of_each(parts: tuple[Matrix, ...]) -> tuple[Matrix, ...]:
-        return tuple(Resets(of=m, reset=reset) for m in parts)
-
-    match M.of:
-        case Resets(of=of, reset=other):
-            return Resets(of=of, reset=Call(fn="or", args=(reset, other)))
-        case Sum(terms=terms):
-            return Sum(terms=of_each(terms))
-        case Entrywise(fn=fn, args=args):
-            return Mask(of=Entrywise(fn=fn, args=of_each(args)), mask=same_piece(reset))
-        case Causal() | Band() | Mask() | Decay() | Softmax() | Normalize() | Scale() as outer:
-            return replace(outer, of=Resets(of=outer.of, reset=reset))
-        case Flip(of=of):
-            return Flip(of=Resets(of=of, reset=_backward_reset(reset)))
-    return None
-
-
-def resets_of_product(M: Matrix) -> Matrix | None:
-    """resets(A B)  =  resets(A) resets(B),   resets(diag(d))  =  diag(d)"""
-    match M:
-        case Resets(of=Diagonal() | Identity() as of):
-            return of
-        case Resets(of=Product(factors=fs), reset=reset):
-            return Product(factors=tuple(Resets(of=m, reset=reset) for m in fs))
-    return None
-
-
-def _backward_reset(reset: Expr) -> Expr:
-    """Where a piece begins when time runs backward: after the step at which it began."""
-    flags = Call(fn="where", args=(conjugated(reset), ONE, ZERO))
-    return Call(fn="lt", args=(ZERO, Delay(of=flags, by=1)))
-
-
-def reset_leaf_is_masked(M: Matrix) -> Matrix | None:
-    """resets(M, r)[t, s]  =  M[t, s] where t and s lie in the same piece, else 0"""
-    match M:
-        case Resets(
-            of=LowRank() | Toeplitz() | Circulant() | Vandermonde() | Cauchy() | Fourier() | Monarch() | Dense() as of,
-            reset=reset,
-        ) if not cross(M):
-            return Mask(of=of, mask=same_piece(reset))
-    return None
-
-
 SCORES = (
     transpose_moves_in,
     transposed_leaf,
     flip_moves_in,
     flipped_leaf,
     shift_moves_in,
-    resets_move_in,
-    reset_leaf_is_masked,
+    *RESET_SCORES,
 )
 RULES = (
     *SCORES,
+    resets_of_product,
     transposed_shift,
     transposed_semiseparable_runs_backward,
     shift_of_semiseparable_is_strict,
     shift_of_toeplitz_is_toeplitz,
-    resets_of_product,
 )

@@ -165,3 +165,29 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 def test_the_page_is_up_to_date() -> None:
     written = Path(__file__).parent.parent / "docs" / "catalog.md"
     assert written.read_text(encoding="utf-8") == page(), "run: python -m catalog.page > docs/catalog.md"
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("deltanet", {"d_model": 32, "n_head": 5}, "d_model among n_head: 32 cannot be shared equally by 5"),
+        ("gated_deltanet", {"d_model": 32, "n_head": 2, "n_value_head": 3}, "n_value_head among n_head: 3"),
+        ("softmax_attention", {"d_model": 12, "n_head": 4}, "the coordinates of a head by pairs: 3"),
+        ("mamba2", {"d_model": 20, "head_dim": 64}, "expand · d_model by head_dim: 40"),
+        ("s4", {"d_model": 4, "d_state": 7}, "d_state by conjugate pairs: 7"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(name: str, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(mx.OptionError, match=message):
+        catalog.get(name).layer(**config)
+
+
+def test_inputs_that_do_not_fit_are_refused() -> None:
+    layer = made("gla", {})
+    with pytest.raises(mx.AxisError, match=r"takes x as \[batch, time, d_model\] with d_model = 32, .* \[2, 9, 31\]"):
+        layer(torch.zeros(2, 9, 31, dtype=torch.float64))
+    with pytest.raises(mx.AxisError, match=r"takes x as \[batch, d_model\] with d_model = 32, .* \[2, 31\]"):
+        layer.step(None, torch.zeros(2, 31, dtype=torch.float64))
+    hyena = made("hyena", {})
+    with pytest.raises(mx.AxisError, match="l_max = 32 lags, but lag 32 is asked for"):
+        hyena(inputs("hyena", length=33))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import catalog
+import mixer_ir as mx
 from mixer_ir import Mixer
 from mixer_ir.oracle import evaluate
 
@@ -306,16 +307,31 @@ def test_declaration_is_the_papers_equation(name: str) -> None:
     assert (ours - theirs).abs().max() <= 1e-12 * max(1.0, scale), (ours - theirs).abs().max()
 
 
-def test_mlstm_is_in_range_at_any_gate() -> None:
-    """Input gates of ±1,000 and forget gates of −1,000: finite, and gradients too."""
+@pytest.mark.parametrize("name", MIXERS)
+def test_every_form_is_the_declaration(name: str) -> None:
+    """Values and gradients of all legal forms against the definition."""
+    mixer = MIXERS[name]
+    signals = {n: x.requires_grad_(x.is_floating_point() or x.is_complex()) for n, x in draw(mixer).items()}
+    wanted = evaluate(mixer.body, signals, mixer.signals, mixer.returns)
+    weight = torch.randn(wanted.shape, dtype=wanted.dtype, generator=torch.Generator().manual_seed(1))
+    through = [x for x in signals.values() if x.requires_grad]
+    slopes = torch.autograd.grad((wanted * weight).sum(), through)
+    for form in mixer.forms():
+        y = mx.compile(mixer, form=form)(**signals)
+        assert (y - wanted).abs().max() <= 1e-12 * max(1.0, wanted.abs().max().item()), form
+        for ours, theirs in zip(torch.autograd.grad((y * weight).sum(), through), slopes, strict=True):
+            assert (ours - theirs).abs().max() <= 1e-11 * max(1.0, theirs.abs().max().item()), form
+
+
+@pytest.mark.parametrize("form", ["recurrent", "chunked", "parallel", "scan"])
+def test_mlstm_is_in_range_at_any_gate(form: str) -> None:
+    """Input gates of ±1,000 and forget gates of −1,000 in float32: finite, and gradients too."""
     mixer = MIXERS["mlstm"]
     signals = draw(mixer)
-    for i, f in ((1000.0, 0.0), (-1000.0, 0.0), (0.0, -1000.0), (1000.0, -1000.0), (-1000.0, -1000.0)):
-        given = {n: x.float() for n, x in signals.items()} | {
-            "i": (i + signals["i"]).float().requires_grad_(),
-            "f": (f + signals["f"]).float().requires_grad_(),
-        }
-        y = evaluate(mixer.body, given, mixer.signals, mixer.returns)
-        slopes = torch.autograd.grad(y.square().sum(), (given["i"], given["f"]))
+    f = mx.compile(mixer, form=form)
+    for i, forget in ((1000.0, 0.0), (-1000.0, 0.0), (0.0, -1000.0), (1000.0, -1000.0), (-1000.0, -1000.0)):
+        given = {n: x.float().requires_grad_() for n, x in signals.items()}
+        y = f(**given | {"i": i + given["i"], "f": forget + given["f"]})
+        slopes = torch.autograd.grad(y.square().sum(), list(given.values()))
         assert y.isfinite().all()
-        assert all(d.isfinite().all() for d in slopes)
+        assert all(slope.isfinite().all() for slope in slopes)

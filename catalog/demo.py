@@ -11,28 +11,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mixer_ir as mx
-from mixer_ir.errors import BackendError
-from mixer_ir.plot import plot
+from catalog import gated_deltanet, gla, hydra, hyena, s4d, softmax_attention
+from catalog.entry import Entry
 
 GOAL = 0.9
 WIDTH, LAYERS, EPOCHS, BATCH = 48, 2, 14, 50
-CLASSIFIERS = {
-    "hydra": {"expand": 2, "d_state": 16, "head_dim": 24},
-    "gated_deltanet": {"n_head": 2, "head_dim": 16, "expand_v": 2},
-}
-DRAWN = ("softmax_attention", "gla", "gated_deltanet", "hydra", "s4d", "hyena")
+CLASSIFIERS: tuple[tuple[Entry, dict[str, Any]], ...] = (
+    (hydra.ENTRY, {"expand": 2, "d_state": 16, "head_dim": 24}),
+    (gated_deltanet.ENTRY, {"n_head": 2, "head_dim": 16, "expand_v": 2}),
+)
+DRAWN = tuple(module.ENTRY for module in (softmax_attention, gla, gated_deltanet, hydra, s4d, hyena))
 
 
 class Classifier(nn.Module):
     """Digits as sequences of 64 pixels: embedding, `LAYERS` residual mixer layers, mean over time, linear read-out."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, entry: Entry, config: dict[str, Any]) -> None:
         super().__init__()
-        layer = mx.catalog.get(name).layer
         self.pixel = nn.Linear(1, WIDTH)
         self.place = nn.Parameter(0.02 * torch.randn(64, WIDTH))
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(LAYERS))
-        self.mixers = nn.ModuleList(layer(d_model=WIDTH, **CLASSIFIERS[name]) for _ in range(LAYERS))
+        self.mixers = nn.ModuleList(entry.layer(d_model=WIDTH, **config) for _ in range(LAYERS))
         self.out = nn.Linear(WIDTH, 10)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -44,14 +43,14 @@ class Classifier(nn.Module):
         return y
 
 
-def run(out: Path) -> int:
+def demo(out: Path) -> int:
     """The whole demonstration; 0 if everything that it shows is true, 1 if not."""
     from rich.console import Console
 
     torch.manual_seed(0)
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
-    fine = [_train(name, console) for name in CLASSIFIERS]
+    fine = [_train(entry, config, console) for entry, config in CLASSIFIERS]
     fine.append(_decode(console))
     _draw(out, console)
     return 0 if all(fine) else 1
@@ -62,7 +61,7 @@ def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise BackendError("the demonstration needs scikit-learn: pip install 'mixer-ir[demo]'") from error
+        raise mx.BackendError("the demonstration needs scikit-learn: pip install 'mixer-ir[demo]'") from error
     data: Any = load_digits()
     x, y = torch.tensor(data.data, dtype=torch.float32) / 16, torch.tensor(data.target)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -70,11 +69,11 @@ def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x[train], y[train], x[test], y[test]
 
 
-def _train(name: str, console: Any) -> bool:
+def _train(entry: Entry, config: dict[str, Any], console: Any) -> bool:
     from rich.progress import Progress
 
     x, y, x_test, y_test = _digits()
-    model = Classifier(name)
+    model, name = Classifier(entry, config), entry.name
     steps = EPOCHS * (len(x) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
@@ -87,7 +86,7 @@ def _train(name: str, console: Any) -> bool:
                 rows = order[i * BATCH : (i + 1) * BATCH]
                 loss = F.cross_entropy(model(x[rows]), y[rows])
                 optimizer.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
@@ -103,7 +102,8 @@ def _train(name: str, console: Any) -> bool:
 
 def _decode(console: Any) -> bool:
     """A layer over a whole sequence against the same layer stepping from a prefill."""
-    layer: Any = mx.catalog.get("gated_deltanet").layer(d_model=WIDTH, **CLASSIFIERS["gated_deltanet"]).double()
+    entry, config = CLASSIFIERS[-1]
+    layer: Any = entry.layer(d_model=WIDTH, **config).double()
     x = torch.randn(2, 64, WIDTH, dtype=torch.float64)
     with torch.no_grad():
         whole = layer(x)
@@ -113,12 +113,12 @@ def _decode(console: Any) -> bool:
             y_t, state = layer.step(state, x[:, t])
             parts.append(y_t[:, None])
     error = float((torch.cat(parts, 1) - whole).abs().max())
-    console.print(f"gated_deltanet: prefill of 40 and 24 decoding steps equal the whole up to {error:.1e}")
+    console.print(f"{entry.name}: prefill of 40 and 24 decoding steps equal the whole up to {error:.1e}")
     return error < 1e-9
 
 
 def _draw(out: Path, console: Any) -> None:
-    for name in DRAWN:
-        path = out / f"{name}.png"
-        plot(mx.catalog.get(name).mixer, out=path)
+    for entry in DRAWN:
+        path = out / f"{entry.name}.png"
+        mx.plot(entry.mixer, out=path)
         console.print(f"wrote {path}")
