@@ -34,7 +34,7 @@ def mask(M: m.Causal | m.Band | m.Mask, on: Grid) -> Value | None:
 def left(M: Matrix, on: Grid) -> Value | None:
     """Where a softmax of M counts: what no modifier masks, inside packed pieces and the sequence; None: everywhere.
 
-    An entry of a sum counts where one of its terms counts, one of a product of entries where all do.
+    A masked score is −∞, and so is any sum with it: an entry of a sum counts where all of its terms do.
     """
     kept, there = _left(M, on), on.there()
     return every(on.b, [c for c in (kept, there) if c is not None])
@@ -47,6 +47,8 @@ def opened(M: Matrix) -> Matrix:
             return opened(of)
         case m.Scale(factor=factor, of=of):
             return m.Scale(factor=factor, of=opened(of))
+        case m.Sum(terms=terms):
+            return m.Sum(terms=tuple(map(opened, terms)))
     return M
 
 
@@ -71,16 +73,8 @@ def _left(M: Matrix, on: Grid) -> Value | None:
             return None if kept is None else b.flip(b.flip(kept, TIME), SOURCE)
         case m.Shift(of=of, by=by):
             return _shifted(of, by, on)
-        case m.Entrywise(fn="mul", args=args):
-            return every(b, [c for c in (_left(x, on) for x in args) if c is not None])
         case m.Sum(terms=args) | m.Entrywise(args=args):
-            some = [c for c in (_left(x, on) for x in args) if c is not None]
-            if len(some) < len(args):
-                return None
-            total = some[0]
-            for c in some[1:]:
-                total = b.map("or", total, c)
-            return total
+            return every(b, [c for c in (_left(x, on) for x in args) if c is not None])
     return None
 
 
@@ -181,11 +175,8 @@ def _by_parts(M: Matrix, reach: Callable[[Matrix], int | None]) -> int | None:
     match M:
         case m.Scale(of=of) | m.Mask(of=of) | m.Resets(of=of) | m.Softmax(of=of) | m.Normalize(of=of):
             return reach(of)
-        case m.Entrywise(fn="mul", args=args):
-            return _least([reach(x) for x in args])
         case m.Sum(terms=parts) | m.Entrywise(args=parts):
-            each = [reach(x) for x in parts]
-            return None if None in each else max(x for x in each if x is not None)
+            return _least([reach(x) for x in parts])
     return None
 
 

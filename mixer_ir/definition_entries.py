@@ -203,10 +203,8 @@ class Entries:
                 return self._backward().counts(of, self.rows - 1 - t, self.columns - 1 - s)
             case m.Shift(of=of, by=by):
                 return 0 <= t - by < self.rows and self.counts(of, t - by, s)
-            case m.Entrywise(fn="mul", args=args):
-                return all(self.counts(x, t, s) for x in args)
             case m.Sum(terms=args) | m.Entrywise(args=args):
-                return any(self.counts(x, t, s) for x in args)
+                return all(self.counts(x, t, s) for x in args)
         return True
 
 

@@ -164,7 +164,10 @@ class Ring:
         if exponent.is_Integer:
             return self.power(self.read(base), int(exponent))
         if exponent.is_Rational and exponent.q == 2:
-            return self.power(self._sqrt(self.read(base)), int(exponent.p))
+            n, inside = int(exponent.p), self.read(base)
+            if n < 0 and set(inside) == {0}:  # of a number, so that 1/√2 is √2/2
+                return self.mul(self.power(self._sqrt(inside), -n), self.power(inside, n))
+            return self.power(self._sqrt(inside), n)
         if base.is_number and base.is_positive:
             return self.exp(self.mul(self.read(exponent), self._number(math.log(float(base)))))
         return self.exp(self.mul(self.read(exponent), self._log(self.read(base))))

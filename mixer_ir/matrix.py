@@ -276,7 +276,10 @@ class Decay(_Modified):
 
 @node
 class Softmax(_Modified):
-    """M[t, s] = exp(of[t, s]) / Σ_u exp(of[t, u]) over the entries that a mask inside leaves; a row with none is 0."""
+    """M[t, s] = exp(of[t, s]) / Σ_u exp(of[t, u]) over the entries that a mask inside leaves; a row with none is 0.
+
+    Inside, a masked score is −∞, and so is any sum or product with it: softmax(causal(A) + B) is causal.
+    """
 
     of: Matrix
     axes: Axes = field(init=False)

@@ -3,7 +3,7 @@
 A row part is read at t, a column part at s (whether it was declared over t or over s). A filter's axis counts lags,
 not time, so that running a Toeplitz matrix backward in time keeps its filter. Inside `resets`, every node is cut to
 the packed pieces. A softmax runs over the entries that the modifiers inside it leave (causal, band, mask, decay,
-resets): an entry of a sum counts where one of its terms counts, one of a product of entries where all do.
+resets). A masked score is −∞, and so is any sum with it: an entry of a sum counts where all of its terms do.
 """
 
 from __future__ import annotations
@@ -263,12 +263,9 @@ class Entries:
                 kept = self.support(of)
                 inside = apply("and", apply("le", by, self.t), apply("lt", self.t, self.rows + by))
                 return _both(inside, None if kept is None else self._shift(kept, by))
-            case m.Entrywise(fn="mul", args=args):
-                some = [k for k in map(self.support, args) if k is not None]
-                return _all(some) if some else None
             case m.Sum(terms=args) | m.Entrywise(args=args):
                 some = [k for k in map(self.support, args) if k is not None]
-                return None if len(some) < len(args) else _any(some)
+                return _all(some) if some else None
         return None
 
 
@@ -303,13 +300,6 @@ def _all(conditions: list[Array]) -> Array:
     total = conditions[0]
     for c in conditions[1:]:
         total = apply("and", total, c)
-    return total
-
-
-def _any(conditions: list[Array]) -> Array:
-    total = conditions[0]
-    for c in conditions[1:]:
-        total = apply("or", total, c)
     return total
 
 

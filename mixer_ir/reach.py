@@ -206,10 +206,8 @@ def counted_reach(M: Matrix) -> Reach:
             return counted_reach(of)
         case Transpose(of=of) | Flip(of=of):
             return counted_reach(of).mirrored
-        case Sum(terms=ms):
-            return reduce(or_, map(counted_reach, ms))
-        case Entrywise(fn=fn, args=ms):
-            return reduce(and_ if fn == "mul" else or_, map(counted_reach, ms))
+        case Sum(terms=ms) | Entrywise(args=ms):
+            return reduce(and_, map(counted_reach, ms))
     return Reach.ALL
 
 

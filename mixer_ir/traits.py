@@ -105,7 +105,7 @@ class Traits:
 
 def traits(mixer: Mixer) -> Traits:
     """The traits of a mixer, from its canonical form."""
-    expr, value = mixer.expr, mixer.value
+    expr, value = mixer.expr, mixer.value or _only_one_over_time(mixer)
     everything = reach_of(expr, lambda s: True)
     of_value = Reach.ALL if value is None else reach_of(expr, lambda s: s.name == value)
     causal = Reach.FUTURE not in everything
@@ -128,6 +128,12 @@ def traits(mixer: Mixer) -> Traits:
         state=_state(expr, found),
         cost=cost,
     )
+
+
+def _only_one_over_time(mixer: Mixer) -> str | None:
+    """The one signal over time, which takes the value's part where y is no M v along time alone."""
+    over_time = [n for n, axes in mixer.signals.items() if TIME in axes or SOURCE in axes]
+    return over_time[0] if len(over_time) == 1 else None
 
 
 def _matrix(mixer: Mixer) -> Matrix | None:
