@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
+from catalog.parts import complex_of
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2303.06349", 2023
@@ -43,8 +44,8 @@ class LRU(MixerLayer):
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
         nu, theta, gamma = (torch.exp(part) for part in (self.nu_log, self.theta_log, self.gamma_log))
-        B, C = torch.complex(self.B_re, self.B_im), torch.complex(self.C_re, self.C_im)
-        y = F.gelu(run(lru, u=x, nu=nu, theta=theta, gamma=gamma, B=B, C=C, D=self.D))
+        B, C = complex_of(self.B_re, self.B_im), complex_of(self.C_re, self.C_im)
+        y = F.gelu(run(lru, u=x, nu=nu, theta=theta, gamma=gamma, B=B, C=C, D=self.D).to(x.dtype))
         return self.out1(y) * self.out2(y).sigmoid()
 
 

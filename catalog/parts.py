@@ -85,6 +85,16 @@ def share(whole: int, parts: int, what: str) -> int:
     return whole // parts
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """x in float32 where it is in a lower precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def complex_of(real: Tensor, imag: Tensor) -> Tensor:
+    """real + i imag; there are no complex numbers of half precision, so these become complex64."""
+    return torch.complex(at_least_single(real), at_least_single(imag))
+
+
 def log_uniform(shape: tuple[int, ...], low: float, high: float) -> Tensor:
     """exp of a uniform draw between log(low) and log(high)."""
     return torch.exp(torch.rand(shape) * (math.log(high) - math.log(low)) + math.log(low))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import mixer_ir as mx
 from catalog.entry import Count, Entry
 from catalog.hippo import legs_normal_form
-from catalog.parts import log_uniform
+from catalog.parts import complex_of, log_uniform
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2111.00396", 2021
@@ -48,8 +48,8 @@ class S4Kernel(nn.Module):
         self.A_imag = nn.Parameter(-A.imag[None])
 
     def signals(self) -> dict[str, Any]:
-        A = torch.complex(-torch.exp(self.A_real[0]), -self.A_imag[0])
-        B, P, C = (torch.view_as_complex(part).squeeze(0) for part in (self.B, self.P, self.C))
+        A = complex_of(-torch.exp(self.A_real[0]), -self.A_imag[0])
+        B, P, C = (complex_of(*part.unbind(-1)).squeeze(0) for part in (self.B, self.P, self.C))
         both = {"A": A, "P": P[0], "B": B[0], "C": C}
         pairs = {name: torch.cat((part, part.conj().resolve_conj()), dim=-1) for name, part in both.items()}
         return {"dt": torch.exp(self.inv_dt[:, 0]), **pairs}
@@ -65,7 +65,7 @@ class S4(MixerLayer):
         self.output_linear = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GLU(dim=-1))
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
-        return self.output_linear(F.gelu(run(s4, u=x, D=self.D[0], **self.kernel.signals())))
+        return self.output_linear(F.gelu(run(s4, u=x, D=self.D[0], **self.kernel.signals()).to(x.dtype)))
 
 
 ENTRY = Entry(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
-from catalog.parts import log_uniform, share
+from catalog.parts import complex_of, log_uniform, share
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2206.11893", 2022
@@ -39,8 +39,8 @@ class S4DKernel(nn.Module):
         self.A_imag = nn.Parameter(math.pi * torch.arange(modes, dtype=torch.float32).repeat(d_model, 1))
 
     def signals(self) -> dict[str, Any]:
-        A = torch.complex(-torch.exp(self.log_A_real), self.A_imag)
-        return {"dt": torch.exp(self.log_dt), "A": A, "B": torch.ones_like(A), "C": torch.view_as_complex(self.C)}
+        A = complex_of(-torch.exp(self.log_A_real), self.A_imag)
+        return {"dt": torch.exp(self.log_dt), "A": A, "B": torch.ones_like(A), "C": complex_of(*self.C.unbind(-1))}
 
 
 class S4D(MixerLayer):
@@ -53,7 +53,7 @@ class S4D(MixerLayer):
         self.output_linear = nn.Sequential(nn.Conv1d(d_model, 2 * d_model, 1), nn.GLU(dim=1))
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
-        y = F.gelu(run(s4d, u=x, D=self.D, **self.kernel.signals()))
+        y = F.gelu(run(s4d, u=x, D=self.D, **self.kernel.signals()).to(x.dtype))
         return self.output_linear(y.transpose(1, 2)).transpose(1, 2)
 
 

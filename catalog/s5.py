@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import mixer_ir as mx
 from catalog.entry import Count, Entry
 from catalog.hippo import legs_blocks
-from catalog.parts import log_uniform
+from catalog.parts import complex_of, log_uniform
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2208.04933", 2022
@@ -42,9 +42,9 @@ class S5(MixerLayer):
         self.out2 = nn.Linear(d_model, d_model)
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
-        A = torch.complex(self.Lambda_re, self.Lambda_im)
-        B, C = torch.view_as_complex(self.B), torch.view_as_complex(self.C)
-        y = F.gelu(run(s5, u=x, dt=torch.exp(self.log_step[:, 0]), A=A, B=B, C=C, D=self.D))
+        A = complex_of(self.Lambda_re, self.Lambda_im)
+        B, C = complex_of(*self.B.unbind(-1)), complex_of(*self.C.unbind(-1))
+        y = F.gelu(run(s5, u=x, dt=torch.exp(self.log_step[:, 0]), A=A, B=B, C=C, D=self.D).to(x.dtype))
         return y * self.out2(y).sigmoid()
 
 

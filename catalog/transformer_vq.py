@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Entry
+from catalog.parts import at_least_single
 from catalog.streaming import MixerLayer, Run
 
 PAPER, YEAR = "arXiv 2309.16354", 2023
@@ -42,7 +43,7 @@ class Codebook(nn.Module):
 
     def nearest(self, k: Tensor) -> Tensor:
         """z (b t): the index of the code nearest to each key."""
-        return torch.cdist(k.detach(), self.codes()).argmin(-1)
+        return torch.cdist(at_least_single(k.detach()), at_least_single(self.codes())).argmin(-1)
 
     @torch.no_grad()
     def follow(self, k: Tensor, z: Tensor) -> None:

@@ -41,6 +41,7 @@ def bare(M: Matrix, on: Grid) -> Value:
         case m.Toeplitz():
             return toeplitz(M, on)
         case m.Circulant(h=h):
+            on.ctx.stream.refuse("a circulant matrix wraps around the end of the sequence")
             return _at_lag(on, h, TIME, b.map("mod", on.lag(), on.rows.size))
         case m.Vandermonde(x=x, weight=weight, over=over):
             powers = b.map("pow", on.row(x), on.position_of(on.cols, SOURCE))
@@ -118,6 +119,7 @@ def toeplitz(M: m.Toeplitz, on: Grid) -> Value:
 
 def fourier(on: Grid, inverse: bool) -> Value:
     """exp(∓2πi t s / T)"""
+    on.ctx.stream.refuse("the entries of a Fourier matrix depend on the length of the sequence")
     b, n = on.b, on.rows.size
     turns = b.map("mod", b.mul(on.t(), on.s()), n)
     values = b.map("exp", b.mul(turns, complex(0, (2 if inverse else -2) * math.pi / n)))
@@ -126,6 +128,7 @@ def fourier(on: Grid, inverse: bool) -> Value:
 
 def monarch(M: m.Monarch, on: Grid) -> Value:
     """left[i; j, l] · right[l; i, k] at t = (i, j), s = (k, l)."""
+    on.ctx.stream.refuse("a Monarch matrix lays the whole sequence out on a grid")
     b, ((i, l), (k, j)) = on.b, (M.grid, M.rows)
     blocks = on.ctx.filled(b.mul(on.ctx.of(M.left), on.ctx.of(M.right)), (i, j, k, l))
     return b.merge(b.merge(blocks, i, j, TIME), k, l, SOURCE)

@@ -46,7 +46,7 @@ class Cells:
         return Cells(tuple(new if a == old else a for a in self.axes), self.data)
 
     def flip(self, *axes: str) -> Cells:
-        return Cells(self.axes, np.flip(self.data, [self.axes.index(a) for a in axes if a in self.axes]))
+        return Cells(self.axes, np.flip(self.data, tuple(self.axes.index(a) for a in axes if a in self.axes)))
 
     def fold(self, fn: str, over: Axes) -> Cells:
         """`fn` (add, mul, max …) of all entries along `over`."""
@@ -125,12 +125,7 @@ def _concrete(*xs: Any) -> bool:
     return not any(isinstance(x, sympy.Basic) and not x.is_number for x in xs)
 
 
-def _unknown(name: str) -> Callable[..., Any]:
-    """A function that stays a symbol of its arguments."""
-    return lambda *xs: sympy.Function(name)(*xs)
-
-
-def _compare(name: str, test: Callable[[Any, Any], bool], relation: Any) -> Callable[[Any, Any], Any]:
+def _compare(test: Callable[[Any, Any], bool], relation: Any) -> Callable[[Any, Any], Any]:
     def compare(x: Any, y: Any) -> Any:
         return bool(test(x, y)) if _concrete(x, y) else relation(x, y)
 
@@ -157,34 +152,34 @@ MEANING: dict[str, Callable[..., Any]] = {
     "sub": lambda x, y: x - y,
     "mul": _mul,
     "div": _div,
-    "pow": lambda x, y: sympy.Pow(x, y),
+    "pow": sympy.Pow,
     "neg": lambda x: -x,
-    "exp": lambda x: sympy.exp(x),
-    "log": lambda x: sympy.log(x),
+    "exp": sympy.exp,
+    "log": sympy.log,
     "log1p": lambda x: sympy.log(1 + x),
     "expm1": lambda x: sympy.exp(x) - 1,
-    "sqrt": lambda x: sympy.sqrt(x),
-    "abs": lambda x: sympy.Abs(x),
-    "sign": lambda x: sympy.sign(x),
+    "sqrt": sympy.sqrt,
+    "abs": sympy.Abs,
+    "sign": sympy.sign,
     "sigmoid": lambda x: 1 / (1 + sympy.exp(-x)),
     "softplus": lambda x: sympy.log(1 + sympy.exp(x)),
-    "tanh": lambda x: sympy.tanh(x),
-    "sin": lambda x: sympy.sin(x),
-    "cos": lambda x: sympy.cos(x),
-    "erf": lambda x: sympy.erf(x),
-    "min": lambda x, y: sympy.Min(x, y),
-    "max": lambda x, y: sympy.Max(x, y),
+    "tanh": sympy.tanh,
+    "sin": sympy.sin,
+    "cos": sympy.cos,
+    "erf": sympy.erf,
+    "min": sympy.Min,
+    "max": sympy.Max,
     "where": _where,
-    "lt": _compare("lt", lambda x, y: x < y, sympy.Lt),
-    "le": _compare("le", lambda x, y: x <= y, sympy.Le),
-    "eq": _compare("eq", lambda x, y: x == y, sympy.Eq),
-    "ne": _compare("ne", lambda x, y: x != y, sympy.Ne),
+    "lt": _compare(lambda x, y: x < y, sympy.Lt),
+    "le": _compare(lambda x, y: x <= y, sympy.Le),
+    "eq": _compare(lambda x, y: x == y, sympy.Eq),
+    "ne": _compare(lambda x, y: x != y, sympy.Ne),
     "and": lambda x, y: sympy.And(x, y) if not _concrete(x, y) else bool(x) and bool(y),
     "or": lambda x, y: sympy.Or(x, y) if not _concrete(x, y) else bool(x) or bool(y),
     "not": lambda x: sympy.Not(x) if not _concrete(x) else not bool(x),
-    "real": lambda x: sympy.re(x),
-    "imag": lambda x: sympy.im(x),
-    "conj": lambda x: sympy.conjugate(x),
+    "real": sympy.re,
+    "imag": sympy.im,
+    "conj": sympy.conjugate,
     "complex": lambda x, y: x + sympy.I * y,
     "mod": lambda x, y: x % y,
     "floordiv": lambda x, y: x // y,

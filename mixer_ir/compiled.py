@@ -22,6 +22,7 @@ from mixer_ir.choosing import checked_form
 from mixer_ir.errors import BackendError, OptionError, SignalError, StreamError, one_of
 from mixer_ir.explain import Explanation, explain
 from mixer_ir.expr import TIME, Axes, Signal, Take, without
+from mixer_ir.linear import wants_real
 from mixer_ir.matrix import Matrix
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import walk
@@ -146,6 +147,8 @@ class CompiledMixer:
         used = {n.name for n in walk(M) if isinstance(n, Signal)}
         declared = {n: a for n, a in self.mixer.signals.items() if n in used or n in signals}
         bound = bind(f"the matrix of {self.mixer.name}", declared, signals)
+        if (v := self.mixer.value) in bound.tensors and bound.tensors[v].is_complex() and wants_real(self.mixer.expr, v):
+            raise SignalError(f"{self.mixer.name} takes a real part of what comes of {v}: it has a matrix for real {v}")
         made = self._matrices.get(bound.key, lambda: self._matrix_program(M, types_of(bound, declared)))
         entries = made.run({n: bound.computed(x) for n, x in bound.tensors.items()})["M"]
         order = [M.axes.index(a) for a in (*self.mixer.returns, *M.axes) if a in M.axes]

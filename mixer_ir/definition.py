@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from mixer_ir import expr as e
 from mixer_ir.cells import Cells, apply, contract, mul, number, stack
 from mixer_ir.definition_entries import Entries
@@ -173,7 +175,7 @@ class Definition:
 
     def update(self, r: Recurrence, states: Mapping[e.State, Cells], t: int) -> tuple[dict[e.State, Cells], Cells]:
         """The states after step t, and the output at t."""
-        memo: dict[Node, Cells] = dict(states)
+        memo: dict[Node, Cells] = dict(states.items())
 
         def now(x: Expr) -> Cells:
             for here in walk(x):
@@ -193,8 +195,6 @@ def _zeros(s: e.State, sizes: Mapping[str, int]) -> Cells:
 
 
 def _taken(table: Cells, axis: str, index: Cells) -> Cells:
-    import numpy as np
-
     axes = e.union(index.axes, e.without(table.axes, (axis,)))
     sizes = {**table.sizes, **index.sizes}
     rows, chosen = table.to((*axes, axis), sizes), index.to(axes, sizes)

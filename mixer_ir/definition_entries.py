@@ -31,7 +31,7 @@ class Values(Protocol):
 
 
 class Entries:
-    """Entries of matrices with `rows` and `columns`; `lags` evaluates filters; `pieces` are the packed pieces' resets."""
+    """Entries of matrices of one size; `lags` evaluates filters, `pieces` are the resets of packed pieces."""
 
     def __init__(
         self, on: Values, rows: int, columns: int, lags: Values | None = None, pieces: tuple[Cells, ...] = ()
@@ -106,10 +106,10 @@ class Entries:
             case m.Monarch(left=left, right=right, grid=(i, l), rows=(k, j)):
                 width = self.on.sizes[j]
                 at = {i: t // width, j: t % width, k: s // width, l: s % width}
-                entry = mul(self.on.of(left), self.on.of(right))
-                for axis, n in at.items():
-                    entry = entry.at(axis, n)
-                return entry
+                blocks = mul(self.on.of(left), self.on.of(right))
+                for axis, place in at.items():
+                    blocks = blocks.at(axis, place)
+                return blocks
             case m.Dense(m=x):
                 return self.on.of(x).at(TIME, t).at(SOURCE, s)
             case m.Causal(of=of) | m.Band(of=of) | m.Mask(of=of):

@@ -24,7 +24,7 @@ from mixer_ir.cells import Cells, symbols
 from mixer_ir.definition import Definition
 from mixer_ir.errors import StreamError
 from mixer_ir.exact import Ring
-from mixer_ir.expr import SOURCE, TIME, Axes, Process, Signal, without
+from mixer_ir.expr import SOURCE, TIME, Axes, Process
 from mixer_ir.functions import Kind
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import walk
@@ -181,13 +181,3 @@ class Case:
                 at = ", ".join(f"{a}={n}" for a, n in zip(axes, i, strict=True))
                 return Difference(f"{name}[{at}]", str(got[i]), str(cells[i]))
         return None
-
-
-def used(mixer: Mixer) -> set[str]:
-    """The signals that the canonical form reads."""
-    return {n.name for n in walk(mixer.expr) if isinstance(n, Signal)}
-
-
-def own_axes(p: Process) -> Axes:
-    """All axes of a process' state: batch, then its own."""
-    return (*without(p.batch, (TIME, *p.axes)), *p.axes)

@@ -121,12 +121,12 @@ class Ring:
         if isinstance(x, complex):
             return add(self._number(x.real), self.mul(self.i, self._number(x.imag)))
         for value, constant in CONSTANTS.items():
-            if isinstance(x, float) and abs(x - value) < 1e-14:
-                return self.read(constant)
-        value = Fraction(x) if not isinstance(x, float) else decimal(x)
-        if value.denominator > LONG:  # a float written out exactly
-            value = decimal(float(value))
-        return {0: value} if value else {}
+            if isinstance(x, float) and abs(abs(x) - value) < 1e-14:
+                return scaled(self.read(constant), 1 if x > 0 else -1)
+        number = decimal(x) if isinstance(x, float) else Fraction(x)
+        if number.denominator > LONG:  # a float written out exactly
+            number = decimal(float(number))
+        return {0: number} if number else {}
 
     def _read(self, x: Any) -> Terms:
         match x:
@@ -183,7 +183,7 @@ class Ring:
         args = [self.read(a) for a in x.args]
         if (meaning := FUNCTIONS.get(name)) is not None:
             return meaning(self, *args)
-        keys = [frozenset(self.cleared(a).items()) for a in args]
+        keys = [self.key(a) for a in args]
         return self.generator((name, frozenset(keys)) if name in UNORDERED else (name, *keys))
 
     def _log(self, x: Terms) -> Terms:
@@ -226,7 +226,7 @@ class Ring:
         return self.power(made, times.numerator)
 
     def _unit(self, c: Fraction) -> tuple[Fraction, Fraction]:
-        """c = unit · times with a small fraction `times`: the unit is 1, or a number met before (as the root of 2 is)."""
+        """c = unit · times with a small fraction `times`; the unit is 1, or a number met before (as √2 is)."""
         for unit in self.units:
             times = c / unit if unit == 1 else Fraction(float(c / unit)).limit_denominator(SIMPLE)
             if times.denominator <= SIMPLE and abs(float(times * unit - c)) <= 1e-13 * abs(float(c)):
@@ -280,14 +280,20 @@ class Ring:
         return name[0] if isinstance(name, tuple) else name
 
     def cleared(self, x: Terms) -> Terms:
-        """x times the sums that its terms divide by (the newest first), and fractions of exponents brought together."""
+        """x times the sums that its terms divide by: zero exactly if x is."""
+        return self.fraction(x)[0]
+
+    def fraction(self, x: Terms) -> tuple[Terms, dict[int, int]]:
+        """(numerator, the generators of inverses with their powers), the newest inverses cleared first."""
         x = self._commensurate(self.settled(x))
+        below: dict[int, int] = {}
         while True:
             present = {g for key in x for g in self.powers(key) if self._kind(g) == "inverse"}
             if not present:
-                return self._rooted(x)
+                return self._rooted(x), below
             g = max(present)
             degree = max(self.powers(key).get(g, 0) for key in x)
+            below[g] = below.get(g, 0) + degree
             p = dict(self.names[g][1])
             gathered: dict[int, Terms] = {}
             for key, c in x.items():
@@ -295,6 +301,40 @@ class Ring:
                 gathered.setdefault(n, {})[key - (n << (BITS * g))] = c
             x = total(self.mul(part, self.power(p, degree - n)) for n, part in gathered.items())
             x = self._commensurate(self.settled(x))
+
+    def key(self, x: Terms) -> Any:
+        """The same for formulas that are written differently."""
+        above, below = self.fraction(x)
+        return frozenset(above.items()), frozenset(below.items())
+
+    def absolute(self, x: Terms) -> Terms:
+        """|x|, with what is positive, and every common factor, taken out of it."""
+        above, below = self.fraction(x)
+        if not above:
+            return {}
+        made: Terms = {0: 1}
+        for g, n in below.items():
+            one: Terms = {1 << (BITS * g): 1}
+            p = dict(self.names[g][1])
+            made = self.mul(made, self.power(one if self._positive(p) else self._magnitude(one), n))
+        powers = [self.powers(key) for key in above]
+        for g in sorted({g for row in powers for g in row}):
+            n = min(row.get(g, 0) for row in powers)
+            if n:
+                one = {1 << (BITS * g): 1}
+                above = {key - (n << (BITS * g)): c for key, c in above.items()}
+                plain = self._positive(one) or n % 2 == 0
+                made = self.mul(made, self.power(one if plain else self._magnitude(one), n))
+        lead = Fraction(above[min(above)])
+        rest: Terms = {key: c / lead for key, c in above.items()}
+        return self.mul(scaled(made, max(lead, -lead)), rest if self._positive(rest) else self._magnitude(rest))
+
+    def _magnitude(self, x: Terms) -> Terms:
+        return self.generator(("Abs", frozenset(x.items())))
+
+    def _positive(self, x: Terms) -> bool:
+        """Whether x is a sum of positive numbers times exponentials."""
+        return all(c > 0 and all(self._kind(g) == "exp" for g in self.powers(key)) for key, c in x.items())
 
     def _commensurate(self, x: Terms) -> Terms:
         """exp(m/2) and exp(m/3) both as powers of exp(m/6)."""
@@ -415,6 +455,7 @@ def _imag(r: Ring, x: Terms) -> Terms:
 
 
 FUNCTIONS: dict[str, Callable[..., Terms]] = {
+    "Abs": lambda r, x: r.absolute(x) if r.conjugate(x) == x else r._sqrt(r.mul(x, r.conjugate(x))),
     "exp": lambda r, x: r.exp(x),
     "log": lambda r, x: r._log(x),
     "log1p": lambda r, x: r._log(add({0: 1}, x)),

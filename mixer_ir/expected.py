@@ -6,6 +6,7 @@ is measured: how much the definition itself moves when every signal moves by one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -68,7 +69,8 @@ class Expected:
         g = torch.Generator().manual_seed(self.seed)
         self.weights = torch.randn(self.values.shape, generator=g, dtype=torch.float64).to(self.values.dtype)
         self.gradients = self._gradients(self.values, exact, starts)
-        moved, moved_starts = self._leaves(self.signals, self.initial, torch.finfo(self.dtype).eps)
+        computed = self.dtype if self.dtype == torch.float64 else torch.float32
+        moved, moved_starts = self._leaves(self.signals, self.initial, torch.finfo(computed).eps)
         again = self._evaluated(moved, moved_starts)
         gradients = self._gradients(again, moved, moved_starts)
         self.noise = _largest(again - self.values)
@@ -84,7 +86,8 @@ class Expected:
                 return x
             wide = x.detach().to(torch.complex128 if x.is_complex() else torch.float64)
             if rounding:
-                wide = wide * (1 + rounding * (torch.randint(0, 2, x.shape, generator=g) * 2 - 1))
+                turn = torch.randint(0, 2, x.shape, generator=g).to(torch.float64) * 2 - 1
+                wide = wide * (1 + rounding * turn)
             return wide.requires_grad_()
 
         return {n: leaf(x) for n, x in signals.items()}, {n: (leaf(x), a) for n, (x, a) in initial.items()}
@@ -199,14 +202,12 @@ def gradients_of(y: Tensor, weights: Tensor, leaves: Signals) -> dict[str, Tenso
     if not wanted or not y.requires_grad:
         return {n: torch.zeros_like(x) for n, x in wanted.items()}
     loss = (weights.conj() * y).real.sum() if y.is_complex() else (weights * y).sum()
-    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-    return {
-        n: torch.zeros_like(x) if g is None else g.detach() for (n, x), g in zip(wanted.items(), found, strict=True)
-    }
+    found = torch.autograd.grad(loss, list(wanted.values()), materialize_grads=True)
+    return {n: g.detach() for n, g in zip(wanted, found, strict=True)}
 
 
 def _largest(x: Tensor) -> float:
     if not x.numel():
         return 0.0
     found = float(x.detach().abs().max())
-    return found if found == found else float("inf")
+    return float("inf") if math.isnan(found) else found

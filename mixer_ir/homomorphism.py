@@ -1,4 +1,4 @@
-"""The segment formula is a homomorphism: shown in symbols that stand for whole blocks, so for every length and chunking.
+"""The segment formula is a homomorphism: shown in symbols for whole blocks, so for every length and every chunking.
 
 The formula that lowering interprets with arrays (lowering/segment.py) is interpreted here with block symbols:
 

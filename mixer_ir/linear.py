@@ -24,6 +24,7 @@ from mixer_ir.matrix import (
     Causal,
     Dense,
     Diagonal,
+    Entrywise,
     Flip,
     Identity,
     LowRank,
@@ -48,10 +49,16 @@ def depends(on: Node, name: str) -> bool:
 def matrix_of(expr: Expr, name: str) -> Matrix | None:
     """M with expr = M · (the signal `name`) along time.
 
-    None where there is none: the expression is not linear in the signal, or mixes it along other axes too.
+    None where there is none: the expression is not linear in the signal, or mixes it along other axes too. The real
+    part of M v is that of M, times v: that holds of a real v alone (`wants_real`).
     """
     terms = _terms(expr, name)
     return None if terms is None else _sum(terms)
+
+
+def wants_real(expr: Expr, name: str) -> bool:
+    """Whether `matrix_of` speaks of a real signal alone: a real or imaginary part is taken of what it gave."""
+    return any(isinstance(n, Call) and n.fn in ("real", "imag") and depends(n, name) for n in walk(expr))
 
 
 def _sum(terms: list[Matrix]) -> Matrix:
@@ -96,6 +103,9 @@ def _terms(expr: Expr, name: str) -> list[Matrix] | None:
             return _times(b, a, name)
         case Call(fn="div", args=(a, b)) if not depends(b, name):
             return _times(call("div", ONE, b), a, name)
+        case Call(fn="real" | "imag" as fn, args=(a,)):
+            inner = _terms(a, name)
+            return None if inner is None else [Entrywise(fn=fn, args=(M,)) for M in inner]
         case Delay(of=of, by=by, reset=reset):
             step: Matrix = Shift(of=Identity(), by=by)
             return _after(step if reset is None else Resets(of=step, reset=reset), _terms(of, name))

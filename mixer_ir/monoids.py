@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import sympy
 
-from mixer_ir.block_algebra import Polynomial, Symbol
+from mixer_ir.block_algebra import ZERO, Polynomial, Symbol
 from mixer_ir.exact import Ring
 
 
@@ -30,8 +30,8 @@ def _law(statement: str, left: Polynomial, right: Polynomial) -> Law:
 def convolution(before: tuple[bool, ...], driven: bool) -> Iterator[Law]:
     """A, B, C free of t: y = h * u with h_τ = C A^τ B (h_0 = 0, h_τ = C A^{τ−1} B for a read before the step).
 
-    Let P_t = Σ_{s≤t} A^{t−s} B u_s. Taking the last term out and A out of the others, P_t = A P_{t−1} + B u_t: this is the
-    recurrence with P_{−1} = 0, so S_t = P_t + A^{t+1} S_{−1}.
+    Let P_t = Σ_{s≤t} A^{t−s} B u_s. Taking the last term out and A out of the others, P_t = A P_{t−1} + B u_t: this is
+    the recurrence, from P_{−1} = 0; so S_t = P_t + A^{t+1} S_{−1}.
     """
     if not driven:
         return
@@ -41,7 +41,10 @@ def convolution(before: tuple[bool, ...], driven: bool) -> Iterator[Law]:
     step = A @ state + B @ u
     kernel_step = A @ P + B @ u
     yield _law("Σ_{s≤t} A^{t−s} B u_s + A^{t+1} S₋₁ = A S_{t−1} + B u_t", kernel_step + A @ power @ start, step)
-    yield _law("S₋₁ = P₋₁ + A^0 S₋₁ with the empty sum P₋₁ = 0", start, start)
+    first = A @ start + B @ u
+    yield _law(
+        "t = 0: B u_0 + A S₋₁ = A (P₋₁ + S₋₁) + B u_0, as the empty sum P₋₁ is 0", first, A @ (ZERO + start) + B @ u
+    )
     for early in dict.fromkeys(before):
         if early:
             yield _law("y_t = C S_{t−1} = Σ_{s<t} C A^{t−1−s} B u_s + C A^t S₋₁", C @ state, C @ P + C @ power @ start)
@@ -83,7 +86,7 @@ def softmax() -> Iterator[Law]:
     left = joined(joined(parts[0], parts[1]), parts[2])
     right = joined(parts[0], joined(parts[1], parts[2]))
     yield equal("(1 ⊕ 2) ⊕ 3 = 1 ⊕ (2 ⊕ 3)", left, right)
-    m, l, o = parts[0]
+    _, l, o = parts[0]
     yield equal("the result is O / L, whatever m", (o / l,), (sums(parts[0])[1] / sums(parts[0])[0],))
 
 

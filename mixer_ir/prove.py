@@ -1,8 +1,8 @@
 """mx.prove: a symbolic proof that every form of a mixer computes what was declared, for every length and chunking.
 
-For each part that mixes along time: the traced update is the normal form, the segment formula that lowering interprets
-is a homomorphism (one step, end to end, identity, associativity), a convolution is the recurrence; and the programs that
-lowering really emitted, with a symbol for every entry, are the definition.
+For each part that mixes along time: the traced update is the normal form, the segment formula that lowering
+interprets is a homomorphism (one step, end to end, identity, associativity), a convolution is the recurrence; and the
+programs that lowering really emitted, with a symbol for every entry, are the definition.
 """
 
 from __future__ import annotations
@@ -150,12 +150,12 @@ def _process(name: str, process: Process, piece: Piece) -> Iterator[Step]:
         proved,
     )
     if legal(piece)["fft"] is None:
-        for claim in convolution(before, bool(process.inputs)):
+        for law in convolution(before, bool(process.inputs)):
             yield Step(
                 f"{name}: recurrence = convolution with the impulse response",
-                claim.statement,
-                _why(claim.ok, f"{claim.difference} is left over"),
-                claim.ok,
+                law.statement,
+                _why(law.ok, f"{law.difference} is left over"),
+                law.ok,
             )
 
 

@@ -8,6 +8,7 @@ that they are made of from the mildest laws that keep them so.
 from __future__ import annotations
 
 import itertools
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
@@ -223,7 +224,7 @@ def _excess(mixer: Mixer, sizes: Mapping[str, int], laws: Mapping[str, Law], exc
     signals = {n: _draw(laws[n], n, axes, sizes, seed) for n, axes in mixer.signals.items()}
     with torch.no_grad():
         found = excess(Oracle.on(signals, mixer.signals))
-    return found if found == found else float("inf")
+    return float("inf") if math.isnan(found) else found
 
 
 def _largest(x: Expr) -> Excess:

@@ -12,7 +12,7 @@ import torch
 
 from mixer_ir import samples
 from mixer_ir.canonical import Fired
-from mixer_ir.cells import Cells, symbols
+from mixer_ir.cells import Cells, apply, symbols
 from mixer_ir.definition import Definition
 from mixer_ir.definition_entries import Entries
 from mixer_ir.emitted import small
@@ -49,8 +49,6 @@ def traced(mixer: Mixer, run: Run, normal: Expr) -> Iterator[tuple[str, str | No
 
 
 def _reset(condition: Cells, x: Cells) -> Cells:
-    from mixer_ir.cells import apply
-
     return apply("where", condition, 0, x)
 
 

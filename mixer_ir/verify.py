@@ -10,15 +10,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from backends import BACKENDS
+from lowering.context import SignalType
+from lowering.lower import lower
+from lowering.planner import plan
+from lowering.profile import profile_of
+from mixer_ir.binding import kind_of
 from mixer_ir.compiled import CompiledMixer, compile
 from mixer_ir.errors import DeclarationError, MixerError, StreamError
 from mixer_ir.expected import Expected, Measured, expected
-from mixer_ir.expr import TIME, Process, Recurrence, without
+from mixer_ir.expr import SOURCE, TIME, Axes, Process, Recurrence
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import walk
 from mixer_ir.oracle import entries
@@ -30,6 +37,8 @@ DTYPES = (torch.float64, torch.float32)
 CHUNKED = ("chunked", "flash")
 SYMBOLIC_LENGTH = 2
 REFERENCE_LENGTH = 64
+T = TypeVar("T")
+STATES = {"real": torch.float64, "complex": torch.complex128}
 
 
 @dataclass(frozen=True)
@@ -208,7 +217,7 @@ class Verification:
         cuts = sorted({1, length // 2, length - 1} - {0, length})
         for form in forms:
             for cut in cuts[:1] if length > 8 else cuts:
-                yield self.row(form, "eager", want, length, None, "split", lambda f, n=cut: self.split(f, n))
+                yield self.row(form, "eager", want, length, None, "split", partial(self.split, cut=cut))
         start = max(length - 3, 1)
         yield self.row(forms[0], "eager", want, length, None, "steps", lambda f: self.steps(f, start))
 
@@ -253,7 +262,8 @@ class Verification:
     def split(self, f: CompiledMixer, cut: int) -> Callable[..., Tensor]:
         def run(signals: Mapping[str, Tensor], states: Mapping[str, Tensor]) -> Tensor:
             first, state = f.prefill(**self.part(signals, 0, cut))
-            second = f(**self.part(signals, cut, None), initial_state=state)
+            rest: dict[str, Any] = self.part(signals, cut, None)
+            second = f(**rest, initial_state=state)
             return torch.cat([first, second], self.mixer.returns.index(TIME))
 
         return run
@@ -264,9 +274,10 @@ class Verification:
             y, state = f.prefill(**self.part(signals, 0, start))
             ys = [y]
             for t in range(start, self.length(signals)):
+                here = self.part(signals, 0, t + 1)
                 one = {
                     n: x.select(a.index(TIME), t) if TIME in (a := self.mixer.signals[n]) else x
-                    for n, x in signals.items()
+                    for n, x in here.items()
                 }
                 y, state = f.step(state, **one)
                 ys.append(y.unsqueeze(axis))
@@ -281,6 +292,8 @@ class Verification:
         found = {}
         for n, x in signals.items():
             axes = self.mixer.signals[n]
+            if SOURCE in axes and x.shape[axes.index(SOURCE)] == self.length(signals):
+                x = x[(slice(None),) * axes.index(SOURCE) + (slice(0, stop),)]  # all columns up to the last step
             found[n] = x[(slice(None),) * axes.index(TIME) + (slice(start, stop),)] if TIME in axes else x
         return found
 
@@ -295,35 +308,25 @@ class Verification:
             return True
         return True
 
-    def states(self, want: Expected) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
-        """Random initial states, where every state of the stream is one that the declaration names."""
-        named = {n.name: n.axes for n in walk(self.mixer.expr) if isinstance(n, Process)}
-        named |= {s.name: s.axes for n in walk(self.mixer.expr) if isinstance(n, Recurrence) for s in n.states}
+    def states(self, want: Expected) -> dict[str, tuple[Tensor, Axes]]:
+        """Random initial states, where every state of the stream is one that the canonical form names."""
+        named = {n.name for n in walk(self.mixer.expr) if isinstance(n, Process)}
+        named |= {s.name for n in walk(self.mixer.expr) if isinstance(n, Recurrence) for s in n.states}
+        axes = self.mixer.signals
+        types = {n: SignalType(axes[n], tuple(x.shape), kind_of(x.dtype)) for n, x in want.signals.items()}
         try:
-            with torch.no_grad():
-                _, state = compile(self.mixer).prefill(**want.signals)
+            choices = plan(self.mixer.expr, types, profile_of("cpu")).choices
+            lowered = lower(
+                self.mixer.expr, returns=self.mixer.returns, signals=types, forms=choices, initial=True, final=True
+            )
         except MixerError:
             return {}
+        if any(n not in named or t.kind not in ("real", "complex") for n, t in lowered.entering.items()):
+            return {}
         g = torch.Generator().manual_seed(self.seed + 2)
-        made = {}
-        for name, x in state.items():
-            axes = named.get(name)
-            if axes is None or not (x.is_floating_point() or x.is_complex()):
-                return {}
-            batch = self.batch_of(name)
-            made[name] = (torch.randn(x.shape, generator=g, dtype=torch.float64).to(x.dtype), (*batch, *axes))
-            if x.dim() != len(made[name][1]):
-                return {}
-        return made
-
-    def batch_of(self, name: str) -> tuple[str, ...]:
-        """The axes that a state has beside its own, as lowering orders them."""
-        for n in walk(self.mixer.expr):
-            if isinstance(n, Process) and n.name == name:
-                return without(n.batch, (TIME, *n.axes))
-            if isinstance(n, Recurrence) and any(s.name == name for s in n.states):
-                return without(n.batch, (TIME,))
-        return ()
+        return {
+            n: (torch.randn(t.shape, generator=g, dtype=STATES[t.kind]), t.axes) for n, t in lowered.entering.items()
+        }
 
     # ------------------------------------------------------------------ one row
 
@@ -353,7 +356,7 @@ class Verification:
         return Row(*at, found.value_error, found.gradient_error, found.tolerance, found.ok, what)
 
     @staticmethod
-    def attempt(run: Callable[[], object]) -> object:
+    def attempt(run: Callable[[], T]) -> T | str:
         """What `run` gives, or the error that it raised, in words: it belongs in the report."""
         try:
             return run()

@@ -78,7 +78,9 @@ def mismatches(d: Declaration) -> Iterator[Mismatch | Unfit]:
 
 def expectation(d: Declaration, mixer: mx.Mixer) -> Expected:
     sizes = samples.sizes_for(mixer, d.sizes["t"], d.sizes)
-    given = {n: torch.randn([sizes[x] for x in a], dtype=torch.complex128) for n, a in mixer.signals.items() if n[0] == "Z"}
+    given = {
+        n: torch.randn([sizes[x] for x in a], dtype=torch.complex128) for n, a in mixer.signals.items() if n[0] == "Z"
+    }
     return Expected(mixer, samples.draw(mixer, sizes, d.seed, given), torch.float64, seed=d.seed)
 
 
@@ -104,12 +106,8 @@ def cut(d: Declaration, mixer: mx.Mixer, form: str, options: dict):
 
     def call(signals: dict, states: dict) -> torch.Tensor:
         f = mx.compile(mixer, form=form, **options)
-        axes = mixer.signals
-        first = {n: x.narrow(a.index(TIME), 0, at) if TIME in (a := axes[n]) else x for n, x in signals.items()}
-        rest = {
-            n: x.narrow(a.index(TIME), at, x.shape[a.index(TIME)] - at) if TIME in (a := axes[n]) else x
-            for n, x in signals.items()
-        }
+        first = {n: part(x, mixer.signals[n], 0, at) for n, x in signals.items()}
+        rest = {n: part(x, mixer.signals[n], at, d.sizes["t"]) for n, x in signals.items()}
         y, state = f.prefill(**first)
         z = f(**rest, initial_state=state)
         return torch.cat([y, z], mixer.returns.index(TIME))
@@ -117,7 +115,15 @@ def cut(d: Declaration, mixer: mx.Mixer, form: str, options: dict):
     return call
 
 
-def judged(d: Declaration, form: str, backend: str, what: str, want: Expected, call, *, gradients: bool) -> Iterator[Mismatch]:
+def part(x: torch.Tensor, axes: tuple[str, ...], start: int, stop: int) -> torch.Tensor:
+    """A signal at some steps: of columns (s), all up to the last step."""
+    x = x.narrow(axes.index("s"), 0, stop) if "s" in axes else x
+    return x.narrow(axes.index(TIME), start, stop - start) if TIME in axes else x
+
+
+def judged(
+    d: Declaration, form: str, backend: str, what: str, want: Expected, call, *, gradients: bool
+) -> Iterator[Mismatch]:
     try:
         found: Measured = want.run(call, gradients=gradients)
     except StreamError:

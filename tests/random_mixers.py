@@ -94,9 +94,8 @@ class Declaration:
                     updates=tuple(self.updates[j] for j in rest),
                 )
         for axis, n in self.sizes.items():
-            if n > 1:
-                yield replace(self, sizes={**self.sizes, axis: 1})
-                yield replace(self, sizes={**self.sizes, axis: n - 1})
+            for less in (1, n - 1) if n > 1 and axis != "m" else ():  # m is as long as n
+                yield replace(self, sizes={**self.sizes, axis: less, **({"m": less} if axis == "n" else {})})
 
 
 @dataclass
@@ -209,7 +208,9 @@ class Draw:
             case 11:
                 return Piece("matrix", "mx.circulant({0})", (self.signal("f"),))
             case 12:
-                return Piece("matrix", 'mx.vandermonde({0}, {1}, over="k")', (self.signal("x", "t k"), self.signal("w", "k")))
+                return Piece(
+                    "matrix", 'mx.vandermonde({0}, {1}, over="k")', (self.signal("x", "t k"), self.signal("w", "k"))
+                )
             case 13:
                 x, y = self.signal("x", "t k"), self.signal("y", "t k")
                 return Piece("matrix", 'mx.cauchy(2 + mx.sigmoid({0}), mx.sigmoid({1}), over="k")', (x, y))
@@ -229,7 +230,9 @@ class Draw:
             case 4:
                 return Piece("matrix", "({0} * {1})", (deeper, self.matrix(depth - 1)))
             case 5:
-                return Piece("matrix", "({0} * {1})", (self.rng.choice([Piece("number", "2"), self.signal("c", "")]), deeper))
+                return Piece(
+                    "matrix", "({0} * {1})", (self.rng.choice([Piece("number", "2"), self.signal("c", "")]), deeper)
+                )
             case 6:
                 return Piece("matrix", "(mx.diagonal({0}) @ {1})", (self.signal("d"), deeper))
             case 7:
@@ -246,7 +249,11 @@ class Draw:
             case 13:
                 return Piece("matrix", "{0}.T", (deeper,))
             case 14:
-                return Piece("matrix", "mx.decay({0}, {1})", (deeper, self.decay("") if self.chance(0.7) else Piece("decay", "0.9")))
+                return Piece(
+                    "matrix",
+                    "mx.decay({0}, {1})",
+                    (deeper, self.decay("") if self.chance(0.7) else Piece("decay", "0.9")),
+                )
             case 15:
                 return Piece("matrix", "mx.softmax({0})", (self.scores(depth - 1),))
             case 16:
@@ -255,7 +262,9 @@ class Draw:
             case 17:
                 return Piece("matrix", "mx.resets({0}, {1})", (deeper, self.signal("reset", "t")))
             case 18:
-                return Piece("matrix", "mx.mask({0}, {1} > 0)", (deeper, self.signal("m", self.rng.choice(["t s", "t"]))))
+                return Piece(
+                    "matrix", "mx.mask({0}, {1} > 0)", (deeper, self.signal("m", self.rng.choice(["t s", "t"])))
+                )
         q, k = (Piece("feature k", "mx.exp({0})", (self.signal("q", "t k"),)) for _ in "qk")
         kernel = Piece("matrix", 'mx.lowrank({0}, {1}, over="k")', (q, k))
         return Piece("matrix", "mx.normalize(mx.causal({0}))", (kernel,))
@@ -290,7 +299,11 @@ class Draw:
             now = Piece("state", "({0} * {1})", (self.step_decay(key), now))
         for _ in range(self.rng.choice([0, 0, 0, 1, 1, 2])):
             k, beta = self.signal("a", f"t {key}"), self.signal("beta", "t")
-            text = "({0} - {1} * mx.outer({2}, {2} @ {0}))" if value and self.chance(0.5) else "({0} - {1} * {2} * ({2} @ {0}))"
+            text = (
+                "({0} - {1} * mx.outer({2}, {2} @ {0}))"
+                if value and self.chance(0.5)
+                else "({0} - {1} * {2} * ({2} @ {0}))"
+            )
             now = Piece("state", text, (now, beta, k))
         for _ in range(self.rng.choice([1, 1, 1, 2])):
             k, v = self.feature(key), self.signal("v", f"t {value}".strip())

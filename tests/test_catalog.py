@@ -117,6 +117,15 @@ def test_gradients_reach_every_parameter(name: str, config: dict[str, Any]) -> N
         assert parameter.grad.abs().max() > 0, parameter_name
 
 
+@pytest.mark.parametrize("name", catalog.list())
+def test_layers_run_in_bfloat16(name: str) -> None:
+    layer, x = made(name, {}), inputs(name)
+    wanted, y = layer(x), layer.bfloat16()(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    allowed = 0.3 if name == "hyena" else 0.05  # rounded weights inside sin(14 …) move the filter itself
+    assert (y.double() - wanted).abs().mean() <= allowed * wanted.abs().mean()
+
+
 @pytest.mark.parametrize(("name", "count"), [(e.name, c) for e in catalog.ENTRIES.values() for c in e.counts], ids=str)
 def test_parameter_counts(name: str, count: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # memory filled with NaN would have to be there, and these models are to cost none

@@ -25,7 +25,11 @@ OUTSIDE = ("tests", "examples", "benchmarks", "docs")  # never imported by the p
 
 FACE = {
     "mixer_ir." + name
-    for name in ("compiled", "running", "streaming", "verify", "prove", "explain", "oracle", "cli", "__main__", "plot")
+    for name in (
+        *("compiled", "running", "streaming", "explain", "oracle", "cli", "__main__", "plot"),
+        *("verify", "expected", "probe", "samples"),  # verify and what it compares with
+        *("prove", "homomorphism", "emitted", "traced"),  # prove and what it reads of lowering
+    )
 }
 
 ARROWS = {  # floor -> the floors that it may import; `door` is mixer_ir/__init__.py, `language` the rest of mixer_ir

@@ -1,0 +1,210 @@
+// What every emitted program stands on: the types of numbers, and functions that run in vector loops.
+// REAL is float or double (-DDOUBLE); functions are branch-free, keep NaN, and are right at ±inf and for denormals.
+#include <complex.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define FN static inline __attribute__((always_inline, unused))
+#define OUTSIDE static __attribute__((noinline, unused))
+
+#ifdef DOUBLE
+typedef double real;
+typedef double _Complex cplx;
+typedef int64_t bits;
+#define LIBM(name) name
+#define CLIBM(name) name
+#define LN2_HI 6.93147180369123816490e-01
+#define LN2_LO 1.90821492927058770002e-10
+#define BIAS 1023
+#define MANTISSA 52
+#define EXP_MOST 710.5
+#define EXP_LEAST -750.0
+#define SMALLEST_NORMAL 2.2250738585072014e-308
+#define SQRT_HALF_BITS 0x3fe6a09e667f3bcdLL
+#define MAKE_COMPLEX CMPLX
+#else
+typedef float real;
+typedef float _Complex cplx;
+typedef int32_t bits;
+#define LIBM(name) name##f
+#define CLIBM(name) name##f
+#define LN2_HI 0.693359375f
+#define LN2_LO -2.12194440e-4f
+#define BIAS 127
+#define MANTISSA 23
+#define EXP_MOST 89.5f
+#define EXP_LEAST -106.0f
+#define SMALLEST_NORMAL 1.17549435e-38f
+#define SQRT_HALF_BITS 0x3f3504f3
+#define MAKE_COMPLEX CMPLXF
+#endif
+#define INF ((real)__builtin_inf())
+
+FN bits bits_of(real x) { union { real x; bits i; } u = {.x = x}; return u.i; }
+FN real real_of(bits i) { union { bits i; real x; } u = {.i = i}; return u.x; }
+FN real two_to(bits n) { return real_of((n + BIAS) << MANTISSA); }
+FN real larger(real x, real y) { return x > y || x != x ? x : y; }
+FN real smaller(real x, real y) { return x < y || x != x ? x : y; }
+
+// e^r − 1 for |r| ≤ ln 2 / 2
+FN real expm1_near_zero(real r) {
+#ifdef DOUBLE
+    real p = 1.0 / 6227020800.0;
+    p = p * r + 1.0 / 479001600.0;
+    p = p * r + 1.0 / 39916800.0;
+    p = p * r + 1.0 / 3628800.0;
+    p = p * r + 1.0 / 362880.0;
+    p = p * r + 1.0 / 40320.0;
+    p = p * r + 1.0 / 5040.0;
+    p = p * r + 1.0 / 720.0;
+    p = p * r + 1.0 / 120.0;
+    p = p * r + 1.0 / 24.0;
+    p = p * r + 1.0 / 6.0;
+    p = p * r + 0.5;
+#else
+    real p = 1.0f / 5040.0f;
+    p = p * r + 1.0f / 720.0f;
+    p = p * r + 1.0f / 120.0f;
+    p = p * r + 1.0f / 24.0f;
+    p = p * r + 1.0f / 6.0f;
+    p = p * r + 0.5f;
+#endif
+    return p * (r * r) + r;
+}
+
+// x = n ln 2 + r
+FN real reduced(real x, real n) { return (x - n * LN2_HI) - n * LN2_LO; }
+FN real halves_of(real x) { return LIBM(__builtin_rint)(x * (real)1.4426950408889634); }
+
+FN real m_exp(real x) {
+    x = x > EXP_MOST ? EXP_MOST : x;
+    x = x < EXP_LEAST ? EXP_LEAST : x;
+    real n = halves_of(x);
+    int whole = (int)n, half = whole >> 1;
+    return (expm1_near_zero(reduced(x, n)) + 1) * two_to(half) * two_to(whole - half);
+}
+
+FN real m_expm1(real x) {
+    real y = x > EXP_MOST - 10 ? EXP_MOST - 10 : x;
+    y = y < -60 ? -60 : y;
+    real n = halves_of(y), s = two_to((int)n);
+    real near = s * expm1_near_zero(reduced(y, n)) + (s - 1);
+    near = y == 0 ? y : near;
+    return x > EXP_MOST - 10 ? m_exp(x) : near;
+}
+
+FN real m_log(real x) {
+    int tiny = x < SMALLEST_NORMAL;
+    real y = tiny ? x * two_to(MANTISSA) : x;
+    bits i = bits_of(y) + (((bits)BIAS << MANTISSA) - SQRT_HALF_BITS);
+    int k = (int)(i >> MANTISSA) - BIAS - (tiny ? MANTISSA : 0);
+    real f = real_of((i & (((bits)1 << MANTISSA) - 1)) + SQRT_HALF_BITS) - 1;
+    real s = f / (2 + f), z = s * s, w = z * z, half = (real)0.5 * f * f, n = (real)k;
+#ifdef DOUBLE
+    real t1 = w * (3.999999999940941908e-01 + w * (2.222219843214978396e-01 + w * 1.531383769920937332e-01));
+    real t2 = w * (1.818357216161805012e-01 + w * 1.479819860511658591e-01);
+    t2 = z * (6.666666666666735130e-01 + w * (2.857142874366239149e-01 + t2));
+    real result = n * LN2_HI - ((half - (s * (half + t1 + t2) + n * LN2_LO)) - f);
+#else
+    real t1 = w * (0.40000972152f + w * 0.24279078841f);
+    real t2 = z * (0.66666662693f + w * 0.28498786688f);
+    real result = n * 6.9313812256e-01f - ((half - (s * (half + t1 + t2) + n * 9.0580006145e-06f)) - f);
+#endif
+    result = x == INF ? INF : result;
+    result = x == 0 ? -INF : result;
+    return x >= 0 ? result : (real)__builtin_nan("");
+}
+
+FN real m_log1p(real x) {
+    real u = 1 + x, lost = x - (u - 1);
+    real result = m_log(u) + (u > 0 ? lost / u : 0);
+    result = x == INF ? x : result;
+    return x == 0 ? x : result;
+}
+
+FN real m_abs(real x) { return LIBM(__builtin_fabs)(x); }
+
+FN real m_sigmoid(real x) {
+    real e = m_exp(-m_abs(x));
+    return (x >= 0 ? 1 : e) / (1 + e);
+}
+
+FN real m_softplus(real x) { return (x > 0 ? x : 0) + m_log1p(m_exp(-m_abs(x))); }
+
+FN real m_tanh(real x) {
+    real y = m_abs(x), e = m_expm1(2 * (y > 30 ? 30 : y));
+    real t = e / (e + 2);
+    t = x != x ? x : t;
+    return LIBM(__builtin_copysign)(t, x);
+}
+
+FN real m_sqrt(real x) { return LIBM(__builtin_sqrt)(x); }
+FN real m_sign(real x) { return x != x ? x : (real)((x > 0) - (x < 0)); }
+OUTSIDE real m_sin(real x) { return LIBM(sin)(x); }
+OUTSIDE real m_cos(real x) { return LIBM(cos)(x); }
+OUTSIDE real m_erf(real x) { return LIBM(erf)(x); }
+OUTSIDE real m_pow(real x, real y) { return LIBM(pow)(x, y); }
+
+OUTSIDE real m_mod(real x, real y) {
+    real m = LIBM(fmod)(x, y);
+    return m != 0 && (m < 0) != (y < 0) ? m + y : m;
+}
+
+OUTSIDE real m_floordiv(real x, real y) {
+    if (y == 0) return x / y;
+    real m = LIBM(fmod)(x, y), q = (x - m) / y;
+    if (m != 0 && (m < 0) != (y < 0)) q -= 1;
+    real whole = LIBM(floor)(q);
+    return q - whole > (real)0.5 ? whole + 1 : whole;
+}
+
+// ------------------------------------------------------------------------------------------------ whole numbers
+
+FN int64_t i_larger(int64_t x, int64_t y) { return x > y ? x : y; }
+FN int64_t i_smaller(int64_t x, int64_t y) { return x < y ? x : y; }
+FN int64_t i_sign(int64_t x) { return (x > 0) - (x < 0); }
+
+FN int64_t i_floordiv(int64_t x, int64_t y) {
+    if (y == 0) return 0;
+    return x / y - (x % y != 0 && (x < 0) != (y < 0));
+}
+
+FN int64_t i_mod(int64_t x, int64_t y) { return y == 0 ? 0 : x - y * i_floordiv(x, y); }
+
+OUTSIDE int64_t i_pow(int64_t x, int64_t n) {
+    int64_t y = n < 0 ? (x == 1 || x == -1) : 1;
+    if (n < 0) { n = -n; y *= 1; }
+    for (; n > 0; n >>= 1, x *= x) if (n & 1) y *= x;
+    return y;
+}
+
+// ----------------------------------------------------------------------------------------------- complex numbers
+
+FN real c_real(cplx x) { return CLIBM(__builtin_creal)(x); }
+FN real c_imag(cplx x) { return CLIBM(__builtin_cimag)(x); }
+FN cplx c_conj(cplx x) { return MAKE_COMPLEX(c_real(x), -c_imag(x)); }
+OUTSIDE real c_abs(cplx x) { return CLIBM(cabs)(x); }
+OUTSIDE cplx c_exp(cplx x) { return CLIBM(cexp)(x); }
+OUTSIDE cplx c_log(cplx x) { return CLIBM(clog)(x); }
+OUTSIDE cplx c_log1p(cplx x) { return CLIBM(clog)(1 + x); }
+OUTSIDE cplx c_expm1(cplx x) { return CLIBM(cexp)(x) - 1; }
+OUTSIDE cplx c_sqrt(cplx x) { return CLIBM(csqrt)(x); }
+OUTSIDE cplx c_tanh(cplx x) { return CLIBM(ctanh)(x); }
+OUTSIDE cplx c_sin(cplx x) { return CLIBM(csin)(x); }
+OUTSIDE cplx c_cos(cplx x) { return CLIBM(ccos)(x); }
+OUTSIDE cplx c_sigmoid(cplx x) { return 1 / (1 + CLIBM(cexp)(-x)); }
+OUTSIDE cplx c_softplus(cplx x) { return CLIBM(clog)(1 + CLIBM(cexp)(x)); }
+OUTSIDE cplx c_sign(cplx x) { real r = c_abs(x); return r == 0 ? 0 : x / r; }
+
+OUTSIDE cplx c_pow(cplx x, cplx y) {
+    if (y == 0) return 1;
+    if (x == 0) return c_real(y) > 0 ? 0 : (cplx)(1 / (real)0);
+    return CLIBM(cpow)(x, y);
+}
+
+// ------------------------------------------------------------------------------------- what runtime.c brings
+
+void mixer_product(long m, long n, long k, const real *a, long row_a, long column_a, const real *b, long row_b,
+                   long column_b, real *c, long row_c, int add);
+void mixer_transform(int which, long n, const void *x, long step_x, void *y, long step_y);

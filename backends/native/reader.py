@@ -1,0 +1,142 @@
+"""Reading a value inside a loop nest: what is stored is loaded, what is not is computed there, views are indices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from backends.native.index import Index, Variable
+from backends.native.memory import Store
+from backends.native.nest import Nest, Term
+from backends.native.spelling import call, cast, literal
+from lowering import program as p
+from lowering.program import Value
+from mixer_ir.functions import Kind
+
+At: TypeAlias = Mapping[str, Index]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An input of a loop's body: a value outside, at one place of an axis that the input lacks."""
+
+    value: Value
+    axis: str | None = None
+    index: Index = field(default_factory=Index)
+
+
+Where: TypeAlias = Store | Given
+
+
+@dataclass
+class Reader:
+    """Terms for values at places, within one nest; equal reads are one."""
+
+    where: Mapping[Value, Where]
+    nest: Nest
+    fresh: Callable[[], str]
+    members: dict[Value, Term] = field(default_factory=dict)
+    """what this very nest computes, at the place where it stands"""
+    _done: dict[tuple[Value, tuple[Index, ...], Term | None], Term] = field(default_factory=dict)
+
+    def read(self, v: Value, at: At, guard: Term | None = None) -> Term:
+        """Entry `at` of v; under a guard that does not hold, anything."""
+        if v in self.members:
+            return self.members[v]
+        key = (v, tuple(at[a] for a in v.axes), guard)
+        if key not in self._done:
+            self._done[key] = self._read(v, at, guard)
+        return self._done[key]
+
+    def _read(self, v: Value, at: At, guard: Term | None) -> Term:
+        match self.where.get(v):
+            case Store() as store:
+                return self.load(store, at, guard)
+            case Given(value=outer, axis=axis, index=index):
+                return self.read(outer, at if axis is None else {**at, axis: index}, guard)
+        return self.computed(v, at, guard)
+
+    def load(self, store: Store, at: At, guard: Term | None) -> Term:
+        address = store.address(at)
+        text = f"{store.pointer}[{address}]"
+        if guard is None:
+            return self._defined(store.kind, text, address.needs)
+        return self._defined(store.kind, f"{guard.text} ? {text} : 0", address.needs | guard.needs)
+
+    def computed(self, v: Value, at: At, guard: Term | None = None) -> Term:
+        """v by its operation, even if it is stored."""
+        op, args = v.op, v.args
+        match op:
+            case p.Constant():
+                return Term(literal(op.value, v.kind))
+            case p.Iota():
+                return Term(f"((int64_t)({at[v.axes[0]]}))", at[v.axes[0]].needs)
+            case p.Map():
+                terms = [self.read(a, at, guard) for a in args]
+                text = call(op.fn, args[-1].kind, [t.text for t in terms])
+                return self._defined(v.kind, text, frozenset().union(*(t.needs for t in terms)))
+            case p.Cast():
+                term = self.read(args[0], at, guard)
+                return Term(cast(term.text, args[0].kind, v.kind), term.needs)
+            case p.Pad():
+                return self._padded(v, op, at, guard)
+            case p.Take():
+                return self._taken(v, op, at, guard)
+            case p.Expand() | p.Order() | p.Detach():
+                return self.read(args[0], at, guard)
+        return self.read(args[0], moved(v, at), guard)
+
+    def _padded(self, v: Value, op: p.Pad, at: At, guard: Term | None) -> Term:
+        place = at[op.axis] + -op.before
+        n = v.args[0].size(op.axis)
+        tests = [f"{place} >= 0"] if place.least < 0 else []
+        tests += [f"{place} < {n}"] if place.most >= n else []
+        there = {**at, op.axis: place}
+        if not tests:
+            return self.read(v.args[0], there, guard)
+        own = self._defined("bool", " && ".join(tests), place.needs)
+        both = own if guard is None else self._defined("bool", f"{guard.text} & {own.text}", own.needs | guard.needs)
+        term = self.read(v.args[0], there, both)
+        text = f"{own.text} ? {term.text} : {literal(op.value, v.kind)}"
+        return self._defined(v.kind, text, term.needs | own.needs)
+
+    def _taken(self, v: Value, op: p.Take, at: At, guard: Term | None) -> Term:
+        table, index = v.args
+        place = self.read(index, at, guard)
+        n = table.size(op.axis)
+        return self.read(table, {**at, op.axis: Index.of(Variable(place.text, n, place.needs))}, guard)
+
+    def _defined(self, kind: Kind, text: str, needs: frozenset[str]) -> Term:
+        return self.nest.define(kind, text, needs, self.fresh())
+
+
+def moved(v: Value, at: At) -> At:
+    """Where an operation that moves entries takes entry `at` from."""
+    match v.op:
+        case p.Slice(axis=axis, start=start, step=step):
+            return {**at, axis: at[axis] * step + start}
+        case p.Flip(axis=axis):
+            return {**at, axis: Index((), v.size(axis) - 1) - at[axis]}
+        case p.Rename(old=old, new=new):
+            return {**at, old: at[new]}
+        case p.Split(axis=axis, outer=outer, inner=inner):
+            return {**at, axis: at[outer] * v.size(inner) + at[inner]}
+        case p.Merge(outer=outer, inner=inner, axis=axis):
+            whole, rest = at[axis].divided(v.args[0].size(inner))
+            return {**at, outer: whole, inner: rest}
+        case p.Reduce(over=over):  # over axes of one entry each
+            return {**at, **dict.fromkeys(over, Index())}
+        case p.Order() | p.Detach() | p.Expand():
+            return at
+    raise AssertionError(f"{v} does not move entries")
+
+
+def address(v: Value, at: At, where: Mapping[Value, Where]) -> tuple[Store, Index]:
+    """The array that v is a view of, and the position of entry `at` in it."""
+    match where.get(v):
+        case Store() as store:
+            return store, store.address(at)
+        case Given(value=outer, axis=axis, index=index):
+            return address(outer, at if axis is None else {**at, axis: index}, where)
+    return address(v.args[0], moved(v, at), where)
