@@ -93,14 +93,37 @@ def solve(v: Value, setting: Setting) -> Call:
     matrix, right = view(lower.axes, (*batch, op.row, op.col)), view(r.axes, made)
     shape = tuple(v.size(a) for a in made)
     back = [made.index(a) for a in v.axes]
+    blocked = n > BLOCK and n % BLOCK == 0 and not setting.recorded
 
     def solved(x: Tensor, y: Tensor) -> Tensor:
         x, y = (x if matrix is None else matrix(x)), (y if right is None else right(y))
         y = y.expand(shape).reshape(*sizes, n, count)
-        w: Tensor = torch.linalg.solve_triangular(-x, y, upper=op.upper, unitriangular=True)
+        if blocked:
+            w = _by_blocks(x.expand(*sizes, n, n).reshape(-1, n, n), y.reshape(-1, n, count), op.upper)
+        else:
+            w = torch.linalg.solve_triangular(-x, y, upper=op.upper, unitriangular=True)
         return w.reshape(shape).permute(back)
 
     return solved
+
+
+def _by_blocks(x: Tensor, y: Tensor, upper: bool) -> Tensor:
+    """Block after block: what the solved blocks contribute is a product of matrices, and so is the rest of each."""
+    n, size = x.shape[1], BLOCK
+    blocks = x.unflatten(2, (-1, size)).unflatten(1, (-1, size)).diagonal(dim1=1, dim2=3).movedim(-1, 1)
+    eye = torch.eye(size, dtype=x.dtype, device=x.device)
+    inverses = torch.linalg.solve_triangular(-blocks, eye, upper=upper, unitriangular=True).unbind(1)
+    w = torch.empty_like(y)
+    starts = range(0, n, size)
+    for i in reversed(starts) if upper else starts:
+        here, done = slice(i, i + size), slice(i + size, n) if upper else slice(0, i)
+        known = torch.baddbmm(y[:, here], x[:, here, done], w[:, done])
+        w[:, here] = torch.bmm(inverses[i // size], known)
+    return w
+
+
+BLOCK = 16
+"""rows that are solved one after the other; more go block by block"""
 
 
 def transform(v: Value, setting: Setting) -> Call:

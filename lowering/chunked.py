@@ -1,13 +1,18 @@
 """The chunked form: the segment formula on all chunks at once, then a scan over the chunks' states.
 
 The formula is affine in the incoming state: every term is a slope applied to S₀ plus an offset. Slopes and offsets of
-all chunks are computed together; what remains for the scan over chunks is S₁ = slope · S₀ + offset.
+all chunks are computed together; what remains for the scan over chunks is the change of the state,
+
+    X = slope · S₀ + offset                  what the columns are driven by, where that depends on S₀ (W, or W + V)
+    S₁ = Whole S₀ + Ỹ X + what other columns leave
+
+Afterwards S₀ and X are known for every chunk, and the reads are computed together as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
 from lowering.build import Builder
@@ -80,58 +85,75 @@ def _chunks(b: Builder, parts: Parts, length: int) -> tuple[list[Value], Value]:
 
 
 def _laid_out(b: Builder, parts: Parts, x: Value, length: int, count: int) -> Value:
-    """x with time as `_c` and `_i`, stored as the products of matrices want it: the steps of a chunk together."""
+    """x with time as `_c` and `_i`, stored as loops and products of matrices want it: a chunk, a state's steps."""
     if TIME in x.axes:
         x = b.rename(x, TIME, STEP) if count == 1 else b.split(x, TIME, CHUNK, STEP, length)
-    wanted = (*parts.frame.batch, CHUNK, STEP, RANK, ROW, KEY, VALUE)
+    wanted = (CHUNK, *parts.frame.batch, STEP, RANK, ROW, KEY, VALUE)
     rest = without(x.axes, wanted)
     return b.order(x, (*rest, *(a for a in wanted if a in x.axes)), packed=True)
 
 
 def _linked(b: Builder, parts: Parts, terms: Affine, formula: Segment, count: int) -> tuple[list[Value], Value]:
     """The chunks' formulas with the state handed from each to the next."""
-    change = terms.of(formula.state)
-    reads = [terms.of(term) for term in formula.reads]
-    if count == 1:
-        state = change.at(b, parts.initial)
-        state = zero_state(b, parts) if state is None else as_state(b, parts, state)
-        return [_some(b, y.at(b, parts.initial)) for y in reads], state
-    entering, state = _states(b, parts, change, count)
-    return [_some(b, y.at(b, entering)) for y in reads], state
+    if count > 1:
+        entering, state = _states(b, parts, terms, formula.state, count)
+    else:
+        entering, final = parts.initial, terms.of(formula.state).at(b, parts.initial)
+        state = zero_state(b, parts) if final is None else as_state(b, parts, final)
+    reads = [terms.of(term).at(b, entering) for term in formula.reads]
+    return [b.const(0.0) if y is None else y for y in reads], state
 
 
-def _some(b: Builder, x: Value | None) -> Value:
-    return b.const(0.0) if x is None else x
-
-
-def _states(b: Builder, parts: Parts, change: Line, count: int) -> tuple[Value, Value]:
+def _states(b: Builder, parts: Parts, terms: Affine, change: Term, count: int) -> tuple[Value, Value]:
     """The state that enters each chunk, along `_c`, and the one that leaves the last."""
+    driven, rest = terms.parted(change)
+    line = terms.of(Plus(rest))
     initial = parts.initial if parts.initial is not None else zero_state(b, parts)
+    slope = line.slope
+    if driven or (isinstance(slope, Span) and slope.rule == "dense"):
+        return _in_turn(b, terms, driven, line, initial, count)
     each = {CHUNK: count}
-    offset = b.expand(_some(b, change.offset), each)
-    slope = change.slope
-    if (isinstance(slope, Span) and slope.rule != "dense") or slope is None or isinstance(slope, Same):
-        offset = b.cast(b.expand(offset, parts.state_sizes), parts.kind)
-        driven = b.concat([b.expand(initial, {CHUNK: 1}), offset], CHUNK)
-        if isinstance(slope, Span):
-            factor = b.pad(b.expand(slope.factor(b), each), CHUNK, 1, 0, 1.0)
-            states = b.affine_scan(factor, driven, CHUNK)
-        else:
-            states = b.cumulate("sum", driven, CHUNK) if slope is not None else driven
-        return b.slice(states, CHUNK, 0, count), b.at(states, CHUNK, count)
-    matrix = slope.value if isinstance(slope, Span) else slope
+    offset = b.const(0.0) if line.offset is None else line.offset
+    axes = (CHUNK, *initial.axes)
+    offset = b.order(b.cast(b.expand(offset, {**each, **initial.sizes}), parts.kind), axes)
+    offset = b.concat([b.order(b.expand(initial, {CHUNK: 1}), axes), offset], CHUNK)
+    if isinstance(slope, Span):
+        factor = b.pad(b.expand(slope.factor(b), each), CHUNK, 1, 0, 1.0)
+        states = b.affine_scan(factor, offset, CHUNK)
+    else:
+        states = b.cumulate("sum", offset, CHUNK) if slope is not None else offset
+    return b.slice(states, CHUNK, 0, count), b.at(states, CHUNK, count)
+
+
+def _in_turn(
+    b: Builder, terms: Affine, driven: Sequence[Dot], line: Line, initial: Value, count: int
+) -> tuple[Value, Value]:
+    """The states by a loop, with what drives the columns written down on the way."""
+    change = Line(line.slope.factors(b) if isinstance(line.slope, Span) else line.slope, line.offset)
+    drives = [terms.of(d.of) for d in driven]
+    columns = [terms.blocks.leaving(d.block.column) for d in driven if isinstance(d.block, Leaving)]
+    arrays = list(dict.fromkeys((*columns, *(x for moved in (change, *drives) for x in moved.arrays))))
+    steps, constants = ([x for x in arrays if (CHUNK in x.axes) == moving] for moving in (True, False))
 
     def body(
         inner: Builder, carries: list[Value], here: list[Value], fixed: list[Value]
     ) -> tuple[list[Value], list[Value]]:
         (state,) = carries
-        moved = inner.contract(here[1] if len(here) == 2 else fixed[0], state, (KEY,))
-        return [inner.add(inner.rename(moved, ROW, KEY), here[0])], [state]
+        known = dict(zip((*steps, *constants), (*here, *fixed), strict=True))
+        made = [d.on(known).at(inner, state) for d in drives]
+        left = [change.on(known).at(inner, state)]
+        left += [_left(inner, known[y], x) for y, x in zip(columns, made, strict=True) if x is not None]
+        return [inner.add(*(x for x in left if x is not None))], [state, *(x for x in made if x is not None)]
 
-    moving = CHUNK in matrix.axes
-    steps, constants = ([offset, matrix], []) if moving else ([offset], [matrix])
-    (state,), (entering,) = b.scan(CHUNK, body, [initial], steps, constants, length=count)
+    (state,), (entering, *made) = b.scan(CHUNK, body, [initial], steps, constants, length=count)
+    for d, x in zip(driven, made, strict=True):
+        terms.done[d.of] = Line(None, x)
     return entering, state
+
+
+def _left(b: Builder, columns: Value, x: Value) -> Value:
+    """Ỹ x: what the steps leave in the state."""
+    return b.contract(columns, _as_source(b, x), COLUMN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +181,18 @@ class Line:
             return self.offset
         moved = _applied(b, self.slope, state)
         return moved if self.offset is None else b.add(moved, self.offset)
+
+    @property
+    def arrays(self) -> list[Value]:
+        slope = self.slope.value if isinstance(self.slope, Span) else self.slope
+        return [x for x in (slope, self.offset) if isinstance(x, Value)]
+
+    def on(self, arrays: Mapping[Value, Value]) -> Line:
+        """The line of the arrays that stand for its own."""
+        slope, offset = self.slope, self.offset
+        if isinstance(slope, Span):
+            slope = replace(slope, value=arrays[slope.value])
+        return Line(arrays[slope] if isinstance(slope, Value) else slope, None if offset is None else arrays[offset])
 
     def map(self, change: Callable[[Value], Value | None]) -> Line:
         """A block applied to what stands on rows."""
@@ -191,6 +225,14 @@ class Affine:
             self.done[term] = self._of(term)
         return self.done[term]
 
+    def parted(self, change: Term) -> tuple[list[Dot], tuple[Term, ...]]:
+        """The summands in which S₀ drives columns, and the others."""
+        terms = change.terms if isinstance(change, Plus) else (change,)
+        driven = [
+            t for t in terms if isinstance(t, Dot) and isinstance(t.block, Leaving) and self.of(t.of).slope is not None
+        ]
+        return driven, tuple(t for t in terms if t not in driven)
+
     def _of(self, term: Term) -> Line:
         match term:
             case Incoming():
@@ -219,7 +261,7 @@ class Affine:
                 slope, offset = line.slope, line.offset
                 return Line(
                     None if slope is None else b.contract(b.rename(leaving, KEY, ROW), _as_source(b, slope), COLUMN),
-                    None if offset is None else b.contract(leaving, _as_source(b, offset), COLUMN),
+                    None if offset is None else _left(b, leaving, offset),
                 )
             case Resolve(row=row, column=column):
                 scores = blocks.scores(row, column)

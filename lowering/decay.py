@@ -14,7 +14,7 @@ or above one. All blocks of one size are done at once, so a segment of C steps t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -41,6 +41,10 @@ class Span:
     def factor(self, b: Builder) -> Value:
         """The diagonal (or scalar) itself."""
         return b.map("exp", self.value) if self.rule == "log" else self.value
+
+    def factors(self, b: Builder) -> Span:
+        """The same span without a logarithm."""
+        return Span(self.factor(b), "factor") if self.rule == "log" else self
 
     def after(self, b: Builder, earlier: Span) -> Span:
         """This span's product times that of the one before it."""
@@ -192,6 +196,30 @@ def _cropped(b: Builder, scores: Value | None, length: int) -> Value | None:
     return b.slice(b.slice(_single(b, scores), STEP, 0, length), SOURCE, 0, length)
 
 
+def scalars(b: Builder, step: Span, length: int, befores: Iterable[bool]) -> Tree:
+    """The same of one number a step, for the row and the column of ones: each product is cumulated by itself.
+
+    Scores[t, s] = Π_{s < l ≤ t} α_l, all the factors from s on being cumulated over t; or Σ of their logarithms.
+    """
+    fn, one = ("sum", 0.0) if step.rule == "log" else ("prod", 1.0)
+    value = b.expand(step.value, {STEP: length})
+    row, source = b.iota(STEP, length), b.iota(SOURCE, length)
+    later = b.where(b.map("lt", source, row), value, one)
+
+    def product(x: Value, **options: bool) -> Value:
+        return replace(step, value=b.cumulate(fn, x, STEP, **options)).factor(b)
+
+    entering, scores = {}, {}
+    for before in befores:
+        ones = Row("", before)
+        seen = b.map("lt" if before else "le", source, row)
+        entering[ones] = product(value, exclusive=before)
+        scores[ones, Column("")] = b.where(seen, product(later, exclusive=before), 0.0)
+    leaving = b.rename(product(value, reverse=True, exclusive=True), STEP, SOURCE)
+    whole = b.at(b.cumulate(fn, value, STEP), STEP, length - 1)
+    return Tree(entering, {Column(""): leaving}, replace(step, value=whole), scores)
+
+
 class Blocks:
     """The blocks of the segment formula as arrays, for all segments of one length at once.
 
@@ -217,7 +245,7 @@ class Blocks:
         self._tree = self._grown()
 
     def _grown(self) -> Tree | None:
-        """The tree; with a scalar decay it carries ones, not vectors; without any decay there is none."""
+        """The products; those of a scalar decay stand by themselves, and without any decay there are none."""
         b, parts = self.b, self.parts
         if parts.dense is not None:
             step = Span(parts.dense, "dense")
@@ -227,10 +255,7 @@ class Blocks:
             return None
         if not self.scalar:
             return tree(b, step, self.length, self.rows, self.columns, self.pairs)
-        ones = b.full(1.0, {STEP: self.length})
-        rows = {Row("", before): ones for before in {row.before for row in self.rows}}
-        columns = {Column(""): ones}
-        return tree(b, step, self.length, rows, columns, [(row, col) for row in rows for col in columns])
+        return scalars(b, step, self.length, {row.before for row in self.rows})
 
     @property
     def scalar(self) -> bool:

@@ -120,7 +120,7 @@ def _piece(piece: Piece) -> Iterator[Step]:
             yield Step(
                 f"{piece.name}: the matrix by its entries",
                 f"M = {formula(M)}",
-                "each form is a fixed sum over M[t, s] v_s; that its program is this sum is shown below, in symbols",
+                "each form sums M[t, s] v_s in some order; that its program does is shown below, at small lengths",
                 True,
             )
         case Run():
@@ -180,6 +180,7 @@ def _programs(mixer: Mixer) -> Iterator[Step]:
         yield Step(
             "the emitted programs are the definition",
             f"form {form}: {', '.join(dict.fromkeys(tried))}",
-            wrong or "run with a symbol for every entry, every result is the same formula as the declared loop or sum",
+            wrong
+            or "at these sizes, with a symbol for every entry, each result is the formula of the declared loop or sum",
             not wrong,
         )

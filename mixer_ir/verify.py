@@ -178,9 +178,11 @@ class Verification:
 
     def expected(self, length: int, dtype: torch.dtype, sizes: Mapping[str, int] | None = None) -> Expected:
         given = dict(self.signals or {}) | dict(self.sample(length) if self.sample else {})
-        return expected(
-            self.mixer, length, dtype=dtype, sizes={**(self.sizes or {}), **(sizes or {})}, seed=self.seed, given=given
-        )
+        fixed = {
+            a: n for name, x in given.items() for a, n in zip(self.mixer.signals.get(name, ()), x.shape, strict=False)
+        }
+        sizes = {**(self.sizes or {}), **(sizes or {}), **fixed}
+        return expected(self.mixer, length, dtype=dtype, sizes=sizes, seed=self.seed, given=given)
 
     # ------------------------------------------------------------------ kinds of checks
 
@@ -204,7 +206,7 @@ class Verification:
         wanted = [SYMBOLIC_LENGTH] if small else [n for n in lengths if n <= REFERENCE_LENGTH]
         sizes = dict.fromkeys(("b", "h", "v", "d"), 1) | {"k": 2, "n": 2, "m": 2} if small else {}
         for length in wanted:
-            want = self.expected(length, torch.float64, sizes if self.signals is None else None)
+            want = self.expected(length, torch.float64, sizes)
             for form in forms:
                 yield self.row(
                     form, backend, want, length, None, "whole", lambda f: lambda x, s: f(**x), gradients=False

@@ -159,3 +159,13 @@ def test_the_forward_loop_is_not_run_backward() -> None:
     e = Apply(matrix=SOFTMAXES["softmax"], of=V)
     back = adjoint(made(e, data_of(e, 64), "flash", 16), ["q", "k", "v"])
     assert sum(isinstance(v.op, p.Scan) for v in back.order) == 2
+
+
+def test_a_masked_score_stays_masked_in_a_sum() -> None:
+    """softmax(causal(A) + B) = softmax(causal(A + B)): −∞ + b is −∞"""
+    outside, inside = (
+        oracle.entries(M, data_of(M, 7), axes_of(M))[0]
+        for M in (MATRICES["softmax, causal plus bias"], MATRICES["softmax, bias"])
+    )
+    assert torch.equal(outside.triu(1), torch.zeros_like(outside))
+    torch.testing.assert_close(outside, inside, rtol=0, atol=1e-15)

@@ -66,7 +66,6 @@ NOT_STREAMED = {
     "mask",
     "softmax",
     "softmax, masked",
-    "softmax, sum of masks",
     "softmax, transposed",
     "softmax, flipped",
     "softmax, shifted",

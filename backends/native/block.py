@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backends.native.fusing import Fusion, Fusions, dropped, is_product, is_sum
+from backends.native.fusing import Fusion, Fusions, is_sum
 from backends.native.index import Index, Variable
-from backends.native.loops import LOOPS, Scope, copied, entrywise
+from backends.native.loops import LOOPS, copied, entrywise
 from backends.native.memory import Arena, Store, strides_of
 from backends.native.reader import Given, Where
+from backends.native.scope import Scope
 from backends.native.spelling import TYPES
 from lowering import program as p
 from lowering.program import Program, Value
@@ -37,6 +38,8 @@ class Emitter:
         self.where: dict[Value, Where] = {}
         self.fusions = Fusions()
         self.share = True
+        self.first: dict[str, Index] = {}
+        self.sizes: dict[str, int] = {}
         self._count = 0
 
     def fresh(self, prefix: str = "x") -> str:
@@ -47,7 +50,7 @@ class Emitter:
         return {"bool": 1, "int": 8, "real": self.width, "complex": 2 * self.width}[kind]
 
     def scope(self) -> Scope:
-        return Scope(self.where, self.fresh, self.share)
+        return Scope(self.where, self.fresh, self.share, self.first, self.sizes)
 
     def place(self, v: Value) -> tuple[Store, int]:
         """A new array for v, and its place in the arena."""

@@ -11,11 +11,13 @@ class Variable:
     """A whole number 0 … size − 1 in the emitted text.
 
     needs   the loop variables that it hangs on; itself, if it is one
+    whole   a loop that cannot run as two
     """
 
     text: str
     size: int
     needs: frozenset[str] = frozenset()
+    whole: bool = False
 
 
 class Cut(Exception):
@@ -78,7 +80,7 @@ class Index:
             return whole, rest
         if len(rest.terms) == 1 and abs(rest.terms[0][1]) == 1:
             variable = rest.terms[0][0]
-            if variable.needs == {variable.text} and variable.size > n and variable.size % n == 0:
+            if not variable.whole and variable.needs == {variable.text} and variable.size > n and variable.size % n == 0:
                 raise Cut(variable.text, n)
         text = str(rest)
         quotient = Variable(f"(({text}) / {n})", rest.most // n + 1, rest.needs)

@@ -2,59 +2,286 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from math import prod
 
-from backends.native.index import Cut, Index
+from backends.native.fusing import is_product
+from backends.native.index import Index, Variable
 from backends.native.memory import Store
-from backends.native.nest import Axes, Loop, Nest, Term, axes
+from backends.native.nest import Axes, Loop, Nest, Term
 from backends.native.products import product
-from backends.native.reader import At, Reader, Where, address
-from backends.native.spelling import NEUTRAL, TYPES, combined
+from backends.native.reader import Reader, address
+from backends.native.scope import Scope, put, variables
+from backends.native.spelling import NEUTRAL, TYPES, combined, literal
 from lowering import program as p
 from lowering.program import Value
 
 TILE = 512
 """the most sums that are held at once"""
+HELD = 1 << 14
+"""and where an axis cannot be cut"""
+TRANSFORMS = ("fft", "ifft", "rfft", "irfft")
+
+def entrywise(scope: Scope, stores: Mapping[Value, Store | None]) -> list[str]:
+    """Values over the same axes in one nest; those without a store are read by the others alone."""
+    lead = next(iter(stores))
+
+    def build(made: Axes) -> list[str]:
+        nest = Nest([Loop(v, True) for v in variables(made, lead.axes)])
+        reader = scope.reader(nest)
+        for v, store in stores.items():
+            term = reader.computed(v, made.at)
+            reader.members[v] = term
+            if store is not None:
+                put(nest, store, made, term)
+        return nest.text(scope.share)
+
+    return scope.written(lead.sizes, build)
 
 
-@dataclass(frozen=True)
-class Scope:
-    """What a nest is written with: where values lie, new names, and whether threads may share the work."""
+def copied(scope: Scope, v: Value, store: Store, sizes: Mapping[str, int] | None = None) -> list[str]:
+    """v written to a store, whose axes may be more than v's."""
+    sizes = v.sizes if sizes is None else sizes
 
-    where: Mapping[Value, Where]
-    fresh: Callable[..., str]
-    share: bool
-    first: Mapping[str, Index]
-    """where axes start that are shared out already"""
-    sizes: Mapping[str, int]
-    """how many entries of them are left"""
+    def build(made: Axes) -> list[str]:
+        nest = Nest([Loop(i, True) for i in variables(made, tuple(sizes))])
+        put(nest, store, made, scope.reader(nest).read(v, made.at))
+        return nest.text(scope.share)
 
-    def extent(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        return {a: self.sizes.get(a, n) for a, n in sizes.items()}
-
-    def axes(self, sizes: Mapping[str, int], cuts: Mapping[str, tuple[int, ...]]) -> Axes:
-        return axes(self.extent(sizes), cuts, self.first)
+    return scope.written(sizes, build)
 
 
-def uncut(
-    build: Callable[[Mapping[str, tuple[int, ...]]], tuple[list[str], Axes | None]],
-    cuts: Mapping[str, tuple[int, ...]] | None = None,
+# --------------------------------------------------------------------------------------------- sums of many kinds
+
+
+def held(scope: Scope, sizes: Mapping[str, int], inner: str, free: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """How the innermost axis is cut, so that its sums stay in the nearest cache and threads have enough to share."""
+    n = scope.extent(sizes)[inner]
+    around = prod(m for a, m in scope.extent(sizes).items() if a in free and a != inner)
+    most = TILE if around >= 8 or not scope.share else min(TILE, max(n // 8, 16))
+    if n <= most:
+        return {}
+    tile = next((m for m in range(most, 7, -1) if n % m == 0), n)
+    return {inner: (n // tile, tile)} if tile < n else {}
+
+
+def folded(
+    scope: Scope,
+    v: Value,
+    store: Store,
+    over: Mapping[str, int],
+    inner: str | None,
+    term: Callable[[Reader, Axes], Term],
+    fn: str,
 ) -> list[str]:
-    """The text, loops being cut for as long as an index asks for it."""
-    cuts = dict(cuts or {})
-    while True:
-        trial = Trial()
-        try:
-            return build(cuts, trial)
-        except Cut as wanted:
-            assert trial.axes is not None
-            cuts = trial.axes.cut(wanted.text, wanted.inner)
+    """Terms taken together over axes: in one variable, or in one for each entry of `inner`, an axis of the result."""
+    sizes = {**v.sizes, **over}
+    free = tuple(a for a in v.axes if a != inner)
+
+    def build(made: Axes) -> list[str]:
+        outer, last = variables(made, free), []
+        if inner is not None:
+            *more, last_one = made.loops[inner]
+            outer, last = [*outer, *more], [last_one]
+        summed = variables(made, tuple(over))
+        loops = [*(Loop(i, True) for i in outer), *(Loop(i, False) for i in summed), *(Loop(i, True) for i in last)]
+        nest, d, total = Nest(loops), len(outer), scope.fresh("sum")
+        start, c, entry = NEUTRAL[fn](v.kind), TYPES[v.kind], scope.fresh("s")
+        found = term(scope.reader(nest), made)
+        to = f"{store.pointer}[{store.address(made.at)}]"
+        if last:
+            n, head = last[0].size, f"{loops[-1].head} "
+            nest.before[d] += [f"{c} {total}[{n}];", f"{head}{total}[{last[0].text}] = {start};"]
+            at = f"{total}[{last[0].text}]"
+            nest.inside.append(f"{at} = {combined(fn, v.kind, at, found.text)};")
+            nest.after[d].append(f"{head}{to} = {at};")
+        else:
+            nest.before[d].append(f"{c} {total} = {start};")
+            nest.inside.append(f"const {c} {entry} = {found.text}; {total} = {combined(fn, v.kind, total, entry)};")
+            nest.after[d].append(f"{to} = {total};")
+            if summed and v.kind in ("real", "int") and fn in ("sum", "prod"):
+                nest.sums.append(("+" if fn == "sum" else "*", total))
+        return nest.text(scope.share)
+
+    cuts = held(scope, v.sizes, inner, free) if inner is not None else {}
+    return scope.written(sizes, build, cuts)
 
 
-@dataclass
-class Trial:
-    """The axes of the nest that is being written."""
+def innermost(scope: Scope, v: Value, lead: Value) -> str | None:
+    """The last axis of what is read most, if the result has it."""
+    sizes = scope.extent(lead.sizes)
+    last = next((a for a in reversed(lead.axes) if sizes[a] > 1), None)
+    if last is None or last not in v.axes or (sizes[last] > HELD and sizes[last] % 8):
+        return None
+    return last
 
-    axes: Axes | None = None
+
+def reduce(scope: Scope, v: Value, store: Store) -> list[str]:
+    op, x = v.op, v.args[0]
+    assert isinstance(op, p.Reduce)
+    over = {a: x.size(a) for a in x.axes if a in op.over}
+    return folded(scope, v, store, over, innermost(scope, v, x), lambda r, made: r.read(x, made.at), op.fn)
+
+
+def contract(scope: Scope, v: Value, store: Store) -> list[str]:
+    if is_product(v):
+        return product(scope, v, store)
+    op, (x, y) = v.op, v.args
+    assert isinstance(op, p.Contract)
+    lead = max(v.args, key=lambda a: (prod(a.shape), -len(a.axes)))
+    over = {a: n for a, n in lead.sizes.items() if a in op.over}
+
+    def term(reader: Reader, made: Axes) -> Term:
+        a, b = reader.read(x, made.at), reader.read(y, made.at)
+        return Term(f"({a.text} * {b.text})", a.needs | b.needs)
+
+    return folded(scope, v, store, over, innermost(scope, v, lead), term, "sum")
+
+
+def running(
+    scope: Scope,
+    v: Value,
+    store: Store,
+    axis: str,
+    reverse: bool,
+    start: str,
+    step: Callable[[Reader, Mapping[str, Index], str, str], list[str]],
+) -> list[str]:
+    """A number carried along an axis, for all other axes at once."""
+    others = tuple(a for a in v.axes if a != axis)
+    sizes = scope.extent(v.sizes)
+    inner = next((a for a in reversed(v.axes) if sizes[a] > 1), axis)
+    n = v.size(axis)
+
+    def build(made: Axes) -> list[str]:
+        last = [made.loops[inner][-1]] if inner != axis else []
+        outer = [i for i in variables(made, others) if i not in last]
+        place = {**made.at, axis: Index((), n - 1) - made.at[axis] if reverse else made.at[axis]}
+        ordered = [Loop(i, False) for i in made.loops[axis]]
+        nest = Nest([*(Loop(i, True) for i in outer), *ordered, *(Loop(i, True) for i in last)])
+        d, total, c = len(outer), scope.fresh("h"), TYPES[v.kind]
+        at = f"{total}[{last[0].text}]" if last else total
+        if last:
+            nest.before[d] += [f"{c} {total}[{last[0].size}];", f"{Loop(last[0], True).head} {at} = {start};"]
+        else:
+            nest.before[d].append(f"{c} {total} = {start};")
+        to = f"{store.pointer}[{store.address(place)}]"
+        nest.inside.extend(step(scope.reader(nest), place, at, f"{to} = {at};"))
+        return nest.text(scope.share)
+
+    cuts = held(scope, v.sizes, inner, others) if inner != axis else {}
+    return scope.written(v.sizes, build, cuts)
+
+
+def cumulate(scope: Scope, v: Value, store: Store) -> list[str]:
+    op, x = v.op, v.args[0]
+    assert isinstance(op, p.Cumulate)
+
+    def step(reader: Reader, place: Mapping[str, Index], at: str, keep: str) -> list[str]:
+        more = f"{at} = {combined(op.fn, v.kind, at, reader.read(x, place).text)};"
+        return [keep, more] if op.exclusive else [more, keep]
+
+    return running(scope, v, store, op.axis, op.reverse, NEUTRAL[op.fn](v.kind), step)
+
+
+def affine_scan(scope: Scope, v: Value, store: Store) -> list[str]:
+    op, (a, x) = v.op, v.args
+    assert isinstance(op, p.AffineScan)
+
+    def step(reader: Reader, place: Mapping[str, Index], at: str, keep: str) -> list[str]:
+        factor, term = reader.read(a, place), reader.read(x, place)
+        return [f"{at} = {factor.text} * {at} + {term.text};", keep]
+
+    return running(scope, v, store, op.axis, op.reverse, literal(0, v.kind), step)
+
+
+def solve(scope: Scope, v: Value, store: Store) -> list[str]:
+    """In place, row after row: w_i = r_i + Σ_j L_ij w_j over the rows j that are done."""
+    op, (lower, right) = v.op, v.args
+    assert isinstance(op, p.Solve)
+    columns = tuple(a for a in v.axes if a != op.row and a not in lower.axes)
+    batch = tuple(a for a in v.axes if a != op.row and a in lower.axes)
+    n = v.size(op.row)
+    lines = copied(scope, right, store, v.sizes)
+    rest = {a: m for a, m in v.sizes.items() if a != op.row}
+
+    def build(made: Axes) -> list[str]:
+        last = variables(made, columns)[-1:]
+        outer = [i for i in variables(made, (*batch, *columns)) if i not in last]
+        row, col = (Variable(i, n, frozenset((i,)), whole=True) for i in (scope.fresh("row"), scope.fresh("col")))
+        i, j = Index.of(row), Index.of(col)
+        if op.upper:
+            i, j = Index((), n - 1) - i, Index((), n - 1) - j
+        loops = [*(Loop(o, True) for o in outer), Loop(row, False), Loop(col, False, stop=row.text)]
+        nest = Nest([*loops, *(Loop(o, True) for o in last)])
+        entry = scope.reader(nest).read(lower, {**made.at, op.row: i, op.col: j})
+        here, there = (store.address({**made.at, op.row: at}) for at in (i, j))
+        nest.inside.append(f"{store.pointer}[{here}] += {entry.text} * {store.pointer}[{there}];")
+        return nest.text(scope.share)
+
+    return lines if n == 1 else [*lines, *scope.written(rest, build)]
+
+
+def transform(scope: Scope, v: Value, store: Store) -> list[str]:
+    op, x = v.op, v.args[0]
+    assert isinstance(op, p.Transform)
+    others = {a: m for a, m in v.sizes.items() if a != op.axis}
+
+    def build(made: Axes) -> list[str]:
+        nest = Nest([Loop(i, True) for i in variables(made, tuple(others))] or [])
+        probe = Variable("probe", 1 << 30)
+        source, place = address(x, {**made.at, op.axis: Index.of(probe)}, scope.where)
+        step = dict(place.terms).get(probe, 0)
+        start = place - Index.of(probe) * step
+        to = store.address({**made.at, op.axis: Index()})
+        nest.inside.append(
+            f"mixer_transform({TRANSFORMS.index(op.which)}, {op.n}, {source.pointer} + ({start}), {step}, "
+            f"{store.pointer} + ({to}), {store.strides[op.axis]});"
+        )
+        return nest.text(scope.share, simd=False, weight=op.n * 20)
+
+    return scope.written(others, build)
+
+
+def concat(scope: Scope, v: Value, store: Store) -> list[str]:
+    op = v.op
+    assert isinstance(op, p.Concat)
+    lines, start = [], 0
+    for x in v.args:
+        lines += copied(scope, x, store.shifted(op.axis, start))
+        start += x.size(op.axis)
+    return lines
+
+
+def put_back(scope: Scope, v: Value, store: Store) -> list[str]:
+    """Zeros, then every update added where its index says; one after the other, as two may meet."""
+    op, (update, index) = v.op, v.args
+    assert isinstance(op, p.Put)
+    sizes = {**update.sizes, **index.sizes}
+
+    def zeros(made: Axes) -> list[str]:
+        nest = Nest([Loop(i, True) for i in variables(made, v.axes)])
+        put(nest, store, made, Term(literal(0, v.kind)))
+        return nest.text(scope.share)
+
+    def build(made: Axes) -> list[str]:
+        nest = Nest([Loop(i, False) for i in variables(made, tuple(sizes))])
+        reader = scope.reader(nest)
+        place, entry = reader.read(index, made.at), reader.read(update, made.at)
+        to = store.address({**made.at, op.axis: Index.of(Variable(place.text, op.size, place.needs))})
+        nest.inside.append(f"{store.pointer}[{to}] += {entry.text};")
+        return nest.text(False)
+
+    return [*scope.written(v.sizes, zeros), *scope.written(sizes, build)]
+
+
+LOOPS: dict[type, Callable[[Scope, Value, Store], list[str]]] = {
+    p.Reduce: reduce,
+    p.Contract: contract,
+    p.Cumulate: cumulate,
+    p.AffineScan: affine_scan,
+    p.Solve: solve,
+    p.Transform: transform,
+    p.Concat: concat,
+    p.Put: put_back,
+}

@@ -45,8 +45,8 @@ class Nest:
     after: list[list[str]] = field(init=False)
     sums: list[tuple[str, str]] = field(default_factory=list)
     """(operator, variable) of sums over the innermost loop"""
-    count: int = 0
-    work: int = 0
+    calls: bool = False
+    """whether the innermost statement is a routine of its own"""
 
     def __post_init__(self) -> None:
         self.before = [[] for _ in range(len(self.loops) + 1)]
@@ -67,14 +67,17 @@ class Nest:
         """The statements in the innermost loop."""
         return self.before[-1]
 
-    def text(self, share: bool) -> list[str]:
-        """The nest; with `share`, its outer loops are shared out among threads if there is enough to do."""
+    def text(self, share: bool, *, simd: bool = True, weight: int = 1) -> list[str]:
+        """The nest; with `share`, its outer loops are shared out among threads if there is enough to do.
+
+        weight   operations of a statement
+        """
         lines = list(self.before[0])
-        total = max(len(self.inside), 1)
+        total = max(len(self.inside), 1) * weight
         for loop in self.loops:
             total *= loop.variable.size
         outer = self._shared() if share and total >= PARALLEL else 0
-        simd = bool(self.loops) and (self.loops[-1].free or bool(self.sums)) and not self.loops[-1].stop
+        simd = simd and bool(self.loops) and (self.loops[-1].free or bool(self.sums)) and not self.loops[-1].stop
         last = len(self.loops) - 1
         for d, loop in enumerate(self.loops):
             words = []
@@ -94,7 +97,7 @@ class Nest:
     def _shared(self) -> int:
         """How many outer loops can be shared out as one."""
         n = 0
-        most = len(self.loops) if len(self.loops) == 1 and not self.sums else len(self.loops) - 1
+        most = len(self.loops) if len(self.loops) == 1 and not self.sums else len(self.loops) - (not self.calls)
         while n < most and self.loops[n].free and (n == 0 or not (self.before[n] or self.after[n])):
             n += 1
         return n

@@ -1,0 +1,358 @@
+"""Programs of real numbers alone: complex values as pairs, regions opened, updates as sums, kinds in the open.
+
+What a kernel is emitted from knows real and whole numbers and truth values. An array of complex numbers that is stored
+or goes through a Fourier transform has the axis `_z`: real part, imaginary part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from backends.uniform import argument_kinds
+from lowering import program as p
+from lowering.build import Builder
+from lowering.program import Program, Value
+from mixer_ir.errors import BackendError
+
+PART = "_z"
+"""the axis of real and imaginary part"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A complex value."""
+
+    re: Value
+    im: Value
+
+    @property
+    def values(self) -> tuple[Value, Value]:
+        return self.re, self.im
+
+
+Number: TypeAlias = Value | Pair
+
+
+def real(program: Program) -> Program:
+    """The same program without complex values; complex inputs and outputs have the axis `_z` (last)."""
+    b = Builder()
+    inputs = [_stored(b, v) for v in program.inputs]
+    done: dict[Value, Number] = {v: _loaded(b, v, x) for v, x in zip(program.inputs, inputs, strict=True)}
+    made = _run(b, program, done)
+    outputs = tuple(_joined(b, y, v) for y, v in zip(made, program.outputs, strict=True))
+    return Program(inputs=tuple(inputs), outputs=outputs, names=program.names)
+
+
+def _stored(b: Builder, v: Value) -> Value:
+    assert isinstance(v.op, p.Input)
+    return v if v.kind != "complex" else b.input(v.op.name, (*v.axes, PART), (*v.shape, 2), "real")
+
+
+def _loaded(b: Builder, v: Value, x: Value) -> Number:
+    return Pair(b.at(x, PART, 0), b.at(x, PART, 1)) if v.kind == "complex" else x
+
+
+def _joined(b: Builder, y: Number, v: Value) -> Value:
+    if isinstance(y, Value):
+        return b.order(y, v.axes)
+    z = b.concat([b.expand(b.order(x, v.axes), {PART: 1}) for x in y.values], PART)
+    return b.order(z, (*v.axes, PART))
+
+
+def _run(b: Builder, program: Program, done: dict[Value, Number]) -> list[Number]:
+    parts: dict[Value, list[Number]] = {}
+    for v in program.order:
+        if v in done:
+            continue
+        op = v.op
+        if isinstance(op, p.Pick):
+            done[v] = parts[v.args[0]][op.index]
+        elif isinstance(op, p.Scan):
+            parts[v] = _scan(b, op, [done[a] for a in v.args])
+        elif isinstance(op, p.Region):
+            args = [_as(b, done[a], x) for a, x in zip(v.args, op.body.inputs, strict=True)]
+            parts[v] = _run(b, op.body, dict(zip(op.body.inputs, args, strict=True)))
+        else:
+            args = [_cast(b, done[a], kind) for a, kind in zip(v.args, argument_kinds(v), strict=True)]
+            done[v] = _operation(b, v, args)
+    return [done[v] for v in program.outputs]
+
+
+def _as(b: Builder, x: Number, like: Value) -> Number:
+    return _each(_cast(b, x, like.kind), lambda y: b.order(b.expand(y, like.sizes), like.axes))
+
+
+def _each(x: Number, change: Callable[[Value], Value]) -> Number:
+    return Pair(change(x.re), change(x.im)) if isinstance(x, Pair) else change(x)
+
+
+def _cast(b: Builder, x: Number, kind: str) -> Number:
+    if isinstance(x, Pair):
+        return x if kind == "complex" else b.cast(x.re, kind)  # type: ignore[arg-type]
+    if kind == "complex":
+        return Pair(b.cast(x, "real"), b.full(0.0, {}))
+    return b.cast(x, kind)  # type: ignore[arg-type]
+
+
+def _scan(b: Builder, op: p.Scan, args: list[Number]) -> list[Number]:
+    """The loop with two carries (steps, constants, results) where there was a complex one."""
+    inner = Builder()
+    done: dict[Value, Number] = {}
+    groups: list[list[Value]] = [[], [], []]
+    inputs: list[list[Value]] = [[], [], []]
+    for i, (v, x) in enumerate(zip(op.body.inputs, args, strict=True)):
+        which = 0 if i < op.carries else 1 if i < op.carries + op.steps else 2
+        x = _cast(b, x, v.kind)
+        full = {**v.sizes, op.axis: op.length} if which == 1 else v.sizes
+        axes = (op.axis, *v.axes) if which == 1 else v.axes
+        flat = x.values if isinstance(x, Pair) else (x,)
+        groups[which] += [b.order(b.expand(y, full), axes) for y in flat]
+        kind = "real" if v.kind == "complex" else v.kind
+        made = [inner.input(f"{_name(v)}{'_im' * j}", v.axes, v.shape, kind) for j in range(len(flat))]
+        inputs[which] += made
+        done[v] = Pair(*made) if len(made) == 2 else made[0]
+    results = _run(inner, op.body, done)
+    outputs: list[Value] = []
+    slots: list[list[int]] = []
+    for i, (y, v) in enumerate(zip(results, op.body.outputs, strict=True)):
+        y = _cast(inner, y, v.kind)
+        flat = y.values if isinstance(y, Pair) else (y,)
+        slots.append(list(range(len(outputs), len(outputs) + len(flat))))
+        outputs += [inner.order(inner.expand(x, v.sizes), v.axes) for x in flat]
+        if i == op.carries - 1:
+            carries = len(outputs)
+    if not op.carries:
+        carries = 0
+    body = Program(
+        inputs=(*inputs[0], *inputs[1], *inputs[2]),
+        outputs=tuple(outputs),
+        names=tuple(f"out{i}" for i in range(len(outputs))),
+    )
+    picked = b.picks(
+        p.Scan(op.axis, op.length, body, carries, len(groups[1]), op.reverse), tuple(x for g in groups for x in g)
+    )
+    return [Pair(picked[s[0]], picked[s[1]]) if len(s) == 2 else picked[s[0]] for s in slots]
+
+
+def _name(v: Value) -> str:
+    assert isinstance(v.op, p.Input)
+    return v.op.name
+
+
+def _operation(b: Builder, v: Value, args: list[Number]) -> Number:
+    op = v.op
+    if isinstance(op, p.Constant) and v.kind == "complex":
+        z = complex(op.value)
+        return Pair(b.const(z.real), b.const(z.imag))
+    if isinstance(op, p.Transform):
+        return _transform(b, op, args[0])
+    if isinstance(op, p.Put):
+        return _put(b, v, op, args)
+    if isinstance(op, p.Detach):
+        return args[0]
+    if isinstance(op, p.Cast):
+        return _cast(b, args[0], op.kind)
+    if isinstance(op, p.Map) and op.fn in ("real", "imag", "conj", "complex"):
+        return _part(b, op.fn, args)
+    if any(isinstance(x, Pair) for x in args):
+        return _paired(b, v, [x if isinstance(x, Pair) else _cast(b, x, "complex") for x in args], args)
+    return _again(b, v, [x for x in args if isinstance(x, Value)])
+
+
+def _again(b: Builder, v: Value, args: list[Value]) -> Value:
+    """v's operation on other arguments (with v's axes if it is an Expand, an Order or a Concat)."""
+    kind = "real" if v.kind == "complex" else v.kind
+    op = v.op
+    if isinstance(op, p.Expand):
+        return b.expand(args[0], v.sizes)
+    if isinstance(op, p.Order):
+        return b.order(b.expand(args[0], v.sizes), v.axes)
+    if isinstance(op, p.Map):
+        return b.map(op.fn, *args)
+    if isinstance(op, p.Pad):
+        op = replace(op, value=_real_pad(op))
+    full = [b.order(b.expand(x, a.sizes), a.axes) for x, a in zip(args, v.args, strict=True)]
+    return b._new(op, full, v.axes, v.shape, kind)
+
+
+def _real_pad(op: p.Pad) -> float | int | bool:
+    return op.value.real if isinstance(op.value, complex) else op.value
+
+
+def _part(b: Builder, fn: str, args: list[Number]) -> Number:
+    x = args[0]
+    if fn == "complex":
+        y = args[1]
+        assert isinstance(x, Value) and isinstance(y, Value)
+        return Pair(b.cast(x, "real"), b.cast(y, "real"))
+    if not isinstance(x, Pair):
+        return b.mul(x, 0) if fn == "imag" else x
+    return x.re if fn == "real" else x.im if fn == "imag" else Pair(x.re, b.map("neg", x.im))
+
+
+def _paired(b: Builder, v: Value, pairs: list[Number], args: list[Number]) -> Number:
+    """An operation of complex numbers, on real and imaginary parts."""
+    op = v.op
+    xs = [x for x in pairs if isinstance(x, Pair)]
+    if isinstance(op, p.Map):
+        if op.fn == "where":
+            condition = args[0]
+            assert isinstance(condition, Value)
+            return Pair(*(b.where(condition, y, z) for y, z in zip(xs[1].values, xs[2].values, strict=True)))
+        if op.fn not in COMPLEX:
+            raise BackendError(f"the triton backend has no spelling of {op.fn} for complex numbers")
+        return COMPLEX[op.fn](b, *xs)
+    if isinstance(op, p.Contract):
+        x, y = xs
+        products = {(i, j): b.contract(x.values[i], y.values[j], op.over) for i in (0, 1) for j in (0, 1)}
+        return Pair(b.sub(products[0, 0], products[1, 1]), b.add(products[0, 1], products[1, 0]))
+    if isinstance(op, p.AffineScan):
+        return _affine(b, v, op, *xs)
+    if isinstance(op, p.Cumulate) and op.fn == "prod":
+        return _products(b, v, op, xs[0])
+    if isinstance(op, p.Take):
+        index = args[1]
+        assert isinstance(index, Value)
+        return _each(xs[0], lambda x: b.take(b.expand(x, v.args[0].sizes), op.axis, index))
+    if isinstance(op, p.Solve):
+        raise BackendError("the triton backend has no spelling of Solve for complex numbers")
+    re, im = (_again(b, v, [x.values[i] for x in xs]) for i in (0, 1))
+    return Pair(re, im)
+
+
+def _affine(b: Builder, v: Value, op: p.AffineScan, a: Pair, x: Pair) -> Pair:
+    """h_i = a_i h_{i−1} + x_i as a loop over pairs."""
+    rest = {n: m for n, m in v.sizes.items() if n != op.axis}
+
+    def body(k: Builder, c: list[Value], s: list[Value], _: list[Value]) -> tuple[list[Value], list[Value]]:
+        h = _mul(k, Pair(s[0], s[1]), Pair(c[0], c[1]))
+        new = [k.order(k.expand(k.add(y, z), rest), tuple(rest)) for y, z in zip(h.values, s[2:], strict=True)]
+        return new, new
+
+    start = b.full(0.0, rest)
+    steps = [b.expand(y, {op.axis: v.size(op.axis)}) for y in (*a.values, *x.values)]
+    _, made = b.scan(op.axis, body, [start, start], steps, reverse=op.reverse)
+    return Pair(*(b.order(y, v.axes) for y in made))
+
+
+def _products(b: Builder, v: Value, op: p.Cumulate, x: Pair) -> Pair:
+    """Cumulated products as a loop over pairs."""
+    rest = {n: m for n, m in v.sizes.items() if n != op.axis}
+
+    def body(k: Builder, c: list[Value], s: list[Value], _: list[Value]) -> tuple[list[Value], list[Value]]:
+        h = _mul(k, Pair(s[0], s[1]), Pair(c[0], c[1]))
+        new = [k.order(k.expand(y, rest), tuple(rest)) for y in h.values]
+        return new, list(c) if op.exclusive else new
+
+    start = [b.full(1.0, rest), b.full(0.0, rest)]
+    steps = [b.expand(y, v.sizes) for y in x.values]
+    _, made = b.scan(op.axis, body, start, steps, reverse=op.reverse)
+    return Pair(*(b.order(y, v.axes) for y in made))
+
+
+def _mul(b: Builder, x: Pair, y: Pair) -> Pair:
+    return Pair(b.sub(b.mul(x.re, y.re), b.mul(x.im, y.im)), b.add(b.mul(x.re, y.im), b.mul(x.im, y.re)))
+
+
+def _div(b: Builder, x: Pair, y: Pair) -> Pair:
+    """x ȳ / |y|², scaled by the larger part of y."""
+    scale = b.map("max", b.map("abs", y.re), b.map("abs", y.im))
+    u = Pair(b.map("div", y.re, scale), b.map("div", y.im, scale))
+    size = b.mul(b.add(b.mul(u.re, u.re), b.mul(u.im, u.im)), scale)
+    z = _mul(b, x, Pair(u.re, b.map("neg", u.im)))
+    return Pair(b.map("div", z.re, size), b.map("div", z.im, size))
+
+
+def _abs(b: Builder, x: Pair) -> Value:
+    """|x|, scaled by its larger part."""
+    re, im = b.map("abs", x.re), b.map("abs", x.im)
+    large, small = b.map("max", re, im), b.map("min", re, im)
+    ratio = b.map("div", small, b.where(b.map("eq", large, 0.0), 1.0, large))
+    return b.mul(large, b.map("sqrt", b.add(b.mul(ratio, ratio), 1.0)))
+
+
+def _exp(b: Builder, x: Pair) -> Pair:
+    size = b.map("exp", x.re)
+    return Pair(b.mul(size, b.map("cos", x.im)), b.mul(size, b.map("sin", x.im)))
+
+
+def _sigmoid(b: Builder, x: Pair) -> Pair:
+    e = _exp(b, _negative(b, x))
+    return _div(b, Pair(b.const(1.0), b.const(0.0)), Pair(b.add(e.re, 1.0), e.im))
+
+
+def _negative(b: Builder, x: Pair) -> Pair:
+    return Pair(b.map("neg", x.re), b.map("neg", x.im))
+
+
+def _sign(b: Builder, x: Pair) -> Pair:
+    size = _abs(b, x)
+    size = b.where(b.map("eq", size, 0.0), 1.0, size)
+    return Pair(b.map("div", x.re, size), b.map("div", x.im, size))
+
+
+def _equal(b: Builder, x: Pair, y: Pair) -> Value:
+    return b.map("and", b.map("eq", x.re, y.re), b.map("eq", x.im, y.im))
+
+
+def _cosine(b: Builder, x: Pair) -> Pair:
+    up, down = b.map("exp", x.im), b.map("exp", b.map("neg", x.im))
+    even, odd = b.mul(b.add(up, down), 0.5), b.mul(b.sub(up, down), 0.5)
+    return Pair(b.mul(b.map("cos", x.re), even), b.map("neg", b.mul(b.map("sin", x.re), odd)))
+
+
+def _sine(b: Builder, x: Pair) -> Pair:
+    up, down = b.map("exp", x.im), b.map("exp", b.map("neg", x.im))
+    even, odd = b.mul(b.add(up, down), 0.5), b.mul(b.sub(up, down), 0.5)
+    return Pair(b.mul(b.map("sin", x.re), even), b.mul(b.map("cos", x.re), odd))
+
+
+COMPLEX: Mapping[str, Callable[..., Number]] = {
+    "add": lambda b, x, y: Pair(b.add(x.re, y.re), b.add(x.im, y.im)),
+    "sub": lambda b, x, y: Pair(b.sub(x.re, y.re), b.sub(x.im, y.im)),
+    "mul": _mul,
+    "div": _div,
+    "neg": _negative,
+    "exp": _exp,
+    "cos": _cosine,
+    "sin": _sine,
+    "sigmoid": _sigmoid,
+    "abs": _abs,
+    "sign": _sign,
+    "eq": _equal,
+    "ne": lambda b, x, y: b.map("not", _equal(b, x, y)),
+}
+
+
+def _transform(b: Builder, op: p.Transform, x: Number) -> Number:
+    """The transform of an array with the axis `_z` where it is complex."""
+    if isinstance(x, Pair):
+        sizes = {**x.re.sizes, **x.im.sizes}
+        full = [b.expand(b.order(b.expand(y, sizes), tuple(sizes)), {PART: 1}) for y in x.values]
+        z = b.concat(full, PART)
+    else:
+        z = x
+    sizes = {a: n for a, n in z.sizes.items() if a != PART}
+    sizes[op.axis] = op.n // 2 + 1 if op.which == "rfft" else op.n
+    if op.which == "irfft":
+        return b._new(op, (z,), tuple(sizes), tuple(sizes.values()), "real")
+    sizes[PART] = 2
+    y = b._new(op, (z,), tuple(sizes), tuple(sizes.values()), "real")
+    return Pair(b.at(y, PART, 0), b.at(y, PART, 1))
+
+
+def _put(b: Builder, v: Value, op: p.Put, args: list[Number]) -> Number:
+    """Σ over what is not kept of the updates whose index says so: no two entries are written at once."""
+    update, index = args
+    assert isinstance(index, Value)
+    chosen = b.map("eq", index, b.iota(op.axis, op.size))
+    gone = tuple(a for x in v.args for a in x.axes if a not in op.keep and a != op.axis)
+    sizes = {a: n for x in v.args for a, n in x.sizes.items()}
+
+    def placed(x: Value) -> Value:
+        picked = b.where(chosen, b.expand(x, {a: sizes[a] for a in gone}), b.cast(b.const(0), x.kind))
+        return b.order(b.expand(b.sum(picked, gone), v.sizes), v.axes)
+
+    return _each(update, placed)

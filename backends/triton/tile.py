@@ -1,0 +1,163 @@
+"""Tiles and indices: pieces of text of a kernel, with the dimensions that they vary over and what is known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mixer_ir.functions import Kind
+
+ANYWHERE = 1 << 62
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Dim:
+    """One dimension of tiles: entries 0 … size − 1, a power of two. Tiles have their dimensions in order of name."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A value in registers (no dimension: one number).
+
+    depth   how many loops it stands in          clean   dimensions whose entries beyond an axis' size are zero
+    """
+
+    text: str
+    dims: tuple[Dim, ...] = ()
+    kind: Kind = "real"
+    depth: int = 0
+    literal: bool = False
+    clean: frozenset[Dim] = frozenset()
+
+    def over(self, dims: tuple[Dim, ...]) -> str:
+        """The text, shaped so that it broadcasts over `dims`."""
+        if self.dims == dims or not self.dims:
+            return self.text
+        text = self.text if self.text.isidentifier() else f"({self.text})"
+        return f"{text}[{', '.join(':' if d in self.dims else 'None' for d in dims)}]"
+
+
+def joint(*tiles: Tile) -> tuple[Dim, ...]:
+    """The dimensions of all tiles, in order."""
+    return tuple(sorted({d for t in tiles for d in t.dims}))
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Where along an axis the entries of a tile lie: `text` (whole numbers), between low and high.
+
+    plain   the dimension whose entries it counts, from 0
+    parts   (outer, inner, n) where it is outer · n + inner with 0 ≤ inner < n
+    moved   it varies inside the tile, but neither counts entries nor blocks of them: what is computed from a whole
+            axis is then read from memory
+    """
+
+    tile: Tile
+    low: int
+    high: int
+    plain: Dim | None = None
+    parts: tuple[Index, Index, int] | None = None
+    moved: bool = False
+
+    @property
+    def text(self) -> str:
+        return self.tile.text
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return self.tile.dims
+
+    def inside(self, size: int) -> bool:
+        """Whether it is known to lie on an axis of this size."""
+        return self.low >= 0 and self.high < size
+
+
+def constant(i: int) -> Index:
+    return Index(Tile(str(i), (), "int", 0, True), i, i)
+
+
+def scalar(text: str, count: int, depth: int = 0) -> Index:
+    """A program's place along an axis, or a loop's variable."""
+    return Index(Tile(text, (), "int", depth), 0, count - 1)
+
+
+def counting(dim: Dim) -> Index:
+    """0 … size − 1 along a dimension."""
+    return Index(Tile(f"o_{dim.name}", (dim,), "int"), 0, dim.size - 1, plain=dim)
+
+
+def joined(outer: Index, inner: Index, n: int) -> Index:
+    """outer · n + inner."""
+    if outer.low == outer.high == 0:
+        return inner
+    dims = joint(outer.tile, inner.tile)
+    text = f"{_factor(outer.tile.over(dims))} * {n} + {_term(inner.tile.over(dims))}" if n != 1 else outer.tile.over(dims)
+    tile = Tile(text, dims, "int", max(outer.tile.depth, inner.tile.depth))
+    low, high = outer.low * n + inner.low, outer.high * n + inner.high
+    fits = inner.inside(n)
+    if outer.parts is None and inner.parts is None and inner.plain is not None and inner.plain.size == n and not outer.dims:
+        moved = False
+    else:
+        moved = outer.moved or inner.moved
+    return Index(tile, low, high, parts=(outer, inner, n) if fits else None, moved=moved)
+
+
+def _factor(text: str) -> str:
+    return text if text.replace("_", "").isalnum() or text.endswith("]") and " " not in text.split("[")[0] else f"({text})"
+
+
+def _term(text: str) -> str:
+    return f"({text})" if "?" in text else text
+
+
+def shifted(ix: Index, by: int) -> Index:
+    """ix + by; whole blocks stay blocks."""
+    if by == 0:
+        return ix
+    if ix.parts is not None and by % ix.parts[2] == 0:
+        outer, inner, n = ix.parts
+        return joined(shifted(outer, by // n), inner, n)
+    if ix.tile.literal:
+        return constant(ix.low + by)
+    text = f"{ix.text} {'+' if by > 0 else '-'} {abs(by)}"
+    return Index(_like(ix, text), ix.low + by, ix.high + by, moved=bool(ix.dims) or ix.moved)
+
+
+def strided(ix: Index, step: int, start: int) -> Index:
+    """ix · step + start."""
+    if step == 1:
+        return shifted(ix, start)
+    if ix.tile.literal:
+        return constant(ix.low * step + start)
+    text = f"{_factor(ix.text)} * {step} + {start}"
+    return Index(_like(ix, text), ix.low * step + start, ix.high * step + start, moved=bool(ix.dims) or ix.moved)
+
+
+def reversed_(ix: Index, n: int) -> Index:
+    """n − 1 − ix."""
+    if ix.tile.literal:
+        return constant(n - 1 - ix.low)
+    text = f"{n - 1} - {_factor(ix.text)}"
+    return Index(_like(ix, text), n - 1 - ix.high, n - 1 - ix.low, moved=bool(ix.dims) or ix.moved)
+
+
+def quotient(ix: Index, n: int, size: int) -> tuple[Index, Index]:
+    """(ix // n, ix % n) for ix ≥ 0 on an axis of outer size `size`."""
+    if n == 1:
+        return ix, constant(0)
+    if ix.parts is not None and ix.parts[2] == n:
+        return ix.parts[0], ix.parts[1]
+    if ix.tile.literal:
+        return constant(ix.low // n), constant(ix.low % n)
+    if size == 1:
+        return constant(0), ix
+    text = _factor(ix.text)
+    outer = Index(_like(ix, f"{text} // {n}"), ix.low // n, ix.high // n, moved=ix.moved)
+    inner = Index(_like(ix, f"{text} % {n}"), 0, n - 1, moved=ix.moved)
+    return outer, inner
+
+
+def _like(ix: Index, text: str) -> Tile:
+    return Tile(f"({text})", ix.dims, "int", ix.tile.depth)

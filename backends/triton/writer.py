@@ -1,0 +1,173 @@
+"""Writing a kernel's body: named lines in nested loops, each as far out as what it reads allows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from backends.triton.tile import Dim, Tile, joint
+from mixer_ir.functions import Kind
+
+WIDE = 112
+
+
+@dataclass
+class Line:
+    """`name = text  # note`; one that is `light` may be written where it is read instead."""
+
+    name: str
+    text: str
+    note: str = ""
+    light: bool = False
+
+
+@dataclass
+class Loop:
+    """for `head`: lines."""
+
+    head: str
+    lines: list[Line | Loop] = field(default_factory=list)
+
+
+class Writer:
+    """The lines of one kernel.
+
+    real   the precision that it computes in, as text       dot   how products of matrices take their arguments
+    """
+
+    def __init__(self, real: str, dot: str) -> None:
+        self.real, self.dot = real, dot
+        self.stack: list[list[Line | Loop]] = [[]]
+        self.helpers: dict[str, str] = {}
+        self.used: dict[str, int] = {}
+
+    @property
+    def depth(self) -> int:
+        return len(self.stack) - 1
+
+    def name(self, hint: str) -> str:
+        hint = re.sub(r"\W+", "_", hint)
+        i = self.used[hint] = self.used.get(hint, 0) + 1
+        return hint if i == 1 else f"{hint}{i}"
+
+    def let(
+        self,
+        hint: str,
+        text: str,
+        dims: tuple[Dim, ...],
+        *,
+        depth: int,
+        kind: Kind = "real",
+        light: bool = False,
+        clean: frozenset[Dim] = frozenset(),
+    ) -> Tile:
+        """A new name for `text`."""
+        name = self.name(hint)
+        self.stack[depth].append(Line(name, text, _shape(dims), light))
+        return Tile(name, dims, kind, depth, clean=clean)
+
+    def map(self, form: str, *tiles: Tile, kind: Kind = "real", hint: str = "x") -> Tile:
+        """`form` filled with tiles that broadcast."""
+        dims = joint(*tiles)
+        text = form.format(*(_closed(t.over(dims)) for t in tiles))
+        return self.let(hint, text, dims, depth=max((t.depth for t in tiles), default=0), kind=kind, light=True)
+
+    def do(self, text: str) -> None:
+        """A statement inside the innermost loop."""
+        self.stack[-1].append(Line("", text))
+
+    def outside(self, text: str) -> None:
+        """A statement before the innermost loop."""
+        self.stack[-2].append(Line("", text))
+
+    @contextmanager
+    def loop(self, head: str) -> Iterator[None]:
+        lines: list[Line | Loop] = []
+        self.stack.append(lines)
+        yield
+        self.stack.pop()
+        self.stack[-1].append(Loop(head, lines))
+
+    def body(self) -> str:
+        """All lines, indented by four."""
+        lines = self.stack[0]
+        _fold(lines)
+        return "\n".join(_written(lines, 1))
+
+
+def _shape(dims: Sequence[Dim]) -> str:
+    return f"({' '.join(d.name for d in dims)})" if dims else ""
+
+
+def _closed(text: str) -> str:
+    """The text, in parentheses if it is a sum or the like."""
+    simple = re.fullmatch(r"-?[\w.]+(\[[^\]]*\])?", text) or re.fullmatch(r"[\w.]+\([^()]*\)", text)
+    return text if simple or _wrapped(text) else f"({text})"
+
+
+def _wrapped(text: str) -> bool:
+    """Whether one pair of parentheses (perhaps a call's) holds the whole text."""
+    opened = re.match(r"[\w.]*\(", text)
+    if not opened or not text.endswith(")"):
+        return False
+    level = 0
+    for i, c in enumerate(text):
+        level += (c == "(") - (c == ")")
+        if level == 0 and c == ")" and i < len(text) - 1:
+            return False
+    return True
+
+
+def _walk(lines: list[Line | Loop], path: tuple[int, ...] = ()) -> Iterator[tuple[Line | Loop, tuple[int, ...]]]:
+    for x in lines:
+        yield x, path
+        if isinstance(x, Loop):
+            yield from _walk(x.lines, (*path, id(x)))
+
+
+def _fold(lines: list[Line | Loop]) -> None:
+    """Light lines that are read once, in the same loop, go where they are read; lines that nothing reads go away."""
+    while True:
+        found = list(_walk(lines))
+        reads: dict[str, list[tuple[Line | Loop, tuple[int, ...]]]] = {}
+        for x, path in found:
+            for word in re.findall(r"\b[A-Za-z_]\w*", x.text if isinstance(x, Line) else x.head):
+                reads.setdefault(word, []).append((x, path))
+        gone: set[int] = set()
+        touched: set[int] = set()
+        for x, path in found:
+            if not isinstance(x, Line) or not x.name or id(x) in touched:
+                continue
+            at = reads.get(x.name, [])
+            if not at:
+                gone.add(id(x))
+            elif len(at) == 1 and x.light and at[0][1] == path and isinstance(at[0][0], Line):
+                reader = at[0][0]
+                text = re.sub(rf"\b{x.name}\b(?!\[)", lambda _, t=x.text: _closed(t), reader.text)  # type: ignore[misc]
+                if re.search(rf"\b{x.name}\b", text) is None and len(text) < WIDE and id(reader) not in touched:
+                    reader.text = text
+                    touched |= {id(reader)}
+                    gone.add(id(x))
+        if not gone:
+            return
+        _drop(lines, gone)
+
+
+def _drop(lines: list[Line | Loop], gone: set[int]) -> None:
+    lines[:] = [x for x in lines if id(x) not in gone]
+    for x in lines:
+        if isinstance(x, Loop):
+            _drop(x.lines, gone)
+
+
+def _written(lines: list[Line | Loop], level: int) -> Iterator[str]:
+    space = "    " * level
+    for x in lines:
+        if isinstance(x, Loop):
+            yield f"{space}{x.head}:"
+            yield from _written(x.lines, level + 1) if x.lines else iter([f"{space}    pass"])
+        else:
+            text = f"{x.name} = {x.text}" if x.name else x.text
+            yield f"{space}{text}" + (f"  # {x.note}" if x.note else "")
