@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backends import eager, reference, symbolic
+from backends import eager, native, reference, symbolic
 from lowering.program import Program
 from mixer_ir.errors import OptionError
 
@@ -13,17 +13,18 @@ BACKENDS: dict[str, Callable[[Program], Callable[[Mapping[str, Any]], dict[str, 
     "reference": reference.prepare,
     "symbolic": symbolic.prepare,
     "eager": eager.prepare,
+    "native": native.prepare,
 }
 """name -> `prepare`: a program as a function from arrays by input name to arrays by output name"""
 
 
 def available() -> tuple[str, ...]:
-    """The names of the backends that run on this machine."""
-    return tuple(BACKENDS)
+    """The names of the backends that run on this machine: `native` needs a C compiler."""
+    return tuple(name for name in BACKENDS if name != "native" or native.missing() is None)
 
 
 def prepare(name: str, program: Program) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """`program` planned for one backend."""
     if name not in BACKENDS:
-        raise OptionError(f"there is no backend {name!r}; backends: {', '.join(available())}")
+        raise OptionError(f"there is no backend {name!r}; backends: {', '.join(BACKENDS)}")
     return BACKENDS[name](program)

@@ -33,10 +33,13 @@ OPERATIONS: dict[type, Callable[[Value, Setting], Call]] = {
 }
 
 
-def prepare(program: Program) -> Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]:
+def prepare(
+    program: Program, *, alone: torch.dtype | None = None
+) -> Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]:
     """A function from tensors by input name to tensors by output name.
 
-    It computes in the widest floating precision among its inputs (at least float32), on their device.
+    It computes in the widest floating precision among its inputs (at least float32), on their device; in that of
+    `alone` (by default PyTorch's default dtype) where no input is floating.
     """
     runs: dict[Setting, Run] = {}
     plain = uniform(program)
@@ -45,7 +48,7 @@ def prepare(program: Program) -> Callable[[Mapping[str, torch.Tensor]], dict[str
         inputs = given(program, arrays)
         for v, x in zip(program.inputs, inputs, strict=True):
             check_shape(v, x.shape)
-        setting = setting_of(inputs)
+        setting = setting_of(inputs, alone)
         if setting not in runs:
             with torch.inference_mode(False), torch.no_grad():
                 runs[setting] = planned(plain, setting)
@@ -62,9 +65,10 @@ def own(results: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[torch.T
     return [x.clone() if x.untyped_storage().data_ptr() in lent else x for x in results]
 
 
-def setting_of(inputs: list[torch.Tensor]) -> Setting:
+def setting_of(inputs: list[torch.Tensor], alone: torch.dtype | None = None) -> Setting:
     """The precision and device that these inputs ask for."""
-    floating = [x.dtype for x in inputs if x.is_floating_point() or x.is_complex()] or [torch.get_default_dtype()]
+    floating = [x.dtype for x in inputs if x.is_floating_point() or x.is_complex()]
+    floating = floating or [alone or torch.get_default_dtype()]
     double = any(dtype in (torch.float64, torch.complex128) for dtype in floating)
     return Setting(
         real=torch.float64 if double else torch.float32,

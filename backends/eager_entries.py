@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from backends.eager_setting import Setting, op_of, view
+from backends.eager_setting import Setting, View, op_of, view
 from backends.plan import Call
 from lowering import program as p
 from lowering.program import Value
@@ -62,7 +62,7 @@ MAPS: dict[str, Callable[..., Tensor]] = {
 
 def entrywise(v: Value, setting: Setting) -> Call:
     fn = MAPS[op_of(v, p.Map).fn]
-    views = [view(a.axes, v.axes) for a in v.args]
+    views = [_argument(a, v, setting) for a in v.args]
     if not any(views):
         return fn
     if len(views) == 2:
@@ -72,6 +72,14 @@ def entrywise(v: Value, setting: Setting) -> Call:
         if left is None:
             return lambda x, y: fn(x, right(y))
     return lambda *args: fn(*(x if as_ is None else as_(x) for x, as_ in zip(args, views, strict=True)))
+
+
+def _argument(a: Value, v: Value, setting: Setting) -> View | None:
+    """How an argument is read; a whole number that makes a real one first takes the precision of the call."""
+    viewed, dtype = view(a.axes, v.axes), setting.real
+    if a.kind != "int" or v.kind not in ("real", "complex"):
+        return viewed
+    return (lambda x: x.to(dtype)) if viewed is None else (lambda x: viewed(x.to(dtype)))
 
 
 def constant(v: Value, setting: Setting) -> Call:

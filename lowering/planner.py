@@ -126,7 +126,7 @@ class Alone:
     def of(
         cls, piece: Piece, signals: Mapping[str, SignalType], sizes: Mapping[str, int], kinds: Mapping[Node, str]
     ) -> Alone:
-        types: dict[str, SignalType] = {}
+        types = {"_time": SignalType((TIME,), (sizes[TIME],), "real")}  # the length, if no part is over t
         names: dict[Expr, Signal] = {}
 
         def cut(node: Node) -> Node:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from mixer_ir.errors import AxisError, OptionError, SignalError
-from mixer_ir.expr import TIME, Axes
+from mixer_ir.expr import SOURCE, TIME, Apply, Axes, Rename
 from mixer_ir.functions import Kind
+from mixer_ir.node import Node, walk
+from mixer_ir.text import formula
 
 DOUBLE = frozenset({torch.float64, torch.complex128})
 COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
@@ -168,6 +170,25 @@ def check_indices(bound: Bound, indices: Mapping[str, str]) -> None:
                 f"{name} goes from {int(x.min())} to {int(x.max())}, but it is an index along {axis}: "
                 f"it must lie in 0 … {bound.sizes[axis] - 1}"
             )
+
+
+def check_renames(mixer: str, root: Node, sizes: Mapping[str, int]) -> None:
+    """What is called by the name of another axis has that axis' size, in the sizes of one call."""
+    for here in walk(root):
+        if isinstance(here, Rename) and TIME not in (here.old, here.new):
+            _same_size(mixer, here, sizes, "")
+        if isinstance(here, Apply) and TIME not in here.of.axes:
+            for part in walk(here.matrix):
+                if isinstance(part, Rename) and (part.old, part.new) == (TIME, SOURCE):
+                    _same_size(mixer, part, sizes, "; for the position of the source write mx.index('s')")
+
+
+def _same_size(mixer: str, e: Rename, sizes: Mapping[str, int], hint: str) -> None:
+    old, new = sizes.get(e.old), sizes.get(e.new)
+    if old is not None and new is not None and old != new:
+        raise AxisError(
+            f"{mixer} calls the axis {e.old} of {formula(e.of)} {e.new}, but {e.old} = {old} and {e.new} = {new}{hint}"
+        )
 
 
 def kind_of(dtype: torch.dtype) -> Kind:

@@ -16,7 +16,7 @@ from lowering.kinds import unordered
 from lowering.lower import lower, lower_matrix
 from lowering.planner import Plan, plan
 from lowering.profile import profile_of
-from mixer_ir.binding import Bound, bind, check_indices, checked_options, kind_of, nearest
+from mixer_ir.binding import Bound, bind, check_indices, check_renames, checked_options, kind_of, nearest
 from mixer_ir.cache import Cache
 from mixer_ir.choosing import checked_form
 from mixer_ir.errors import BackendError, OptionError, SignalError, StreamError, one_of
@@ -149,7 +149,7 @@ class CompiledMixer:
         bound = bind(f"the matrix of {self.mixer.name}", declared, signals)
         if (v := self.mixer.value) in bound.tensors and bound.tensors[v].is_complex() and wants_real(self.mixer.expr, v):
             raise SignalError(f"{self.mixer.name} takes a real part of what comes of {v}: it has a matrix for real {v}")
-        made = self._matrices.get(bound.key, lambda: self._matrix_program(M, types_of(bound, declared)))
+        made = self._matrices.get(bound.key, lambda: self._matrix_program(M, bound, declared))
         entries = made.run({n: bound.computed(x) for n, x in bound.tensors.items()})["M"]
         order = [M.axes.index(a) for a in (*self.mixer.returns, *M.axes) if a in M.axes]
         order = list(dict.fromkeys(order))
@@ -237,12 +237,14 @@ class CompiledMixer:
         self._grows = self._grows and (not leave or columns_of(made.lowered) > 0)
         return made
 
-    def _matrix_program(self, M: Matrix, signals: Mapping[str, SignalType]) -> Executable:
-        lowered = lower_matrix(M, signals=signals)
-        return Executable(Plan(()), lowered, runner(self.backend, lowered.program))
+    def _matrix_program(self, M: Matrix, bound: Bound, declared: Mapping[str, Axes]) -> Executable:
+        check_renames(self.mixer.name, M, bound.sizes)
+        lowered = lower_matrix(M, signals=types_of(bound, declared))
+        return Executable(Plan(()), lowered, runner(self.backend, lowered.program, bound.precision))
 
     def _executable(self, bound: Bound, initial: bool, leave: bool, past: int, room: int | None) -> Executable:
         signals, body = types_of(bound, self.mixer.signals), self.mixer.expr
+        check_renames(self.mixer.name, self.mixer.body, bound.sizes)
         if (what := unordered(body, {n: s.kind for n, s in signals.items()})) is not None:
             given = one_of([n for n, s in signals.items() if s.kind == "complex"])
             raise SignalError(f"{self.mixer.name} takes the {what} of complex numbers, which have no order: {given}")
@@ -259,7 +261,7 @@ class CompiledMixer:
             past=past,
             room=room,
         )
-        return Executable(chosen, lowered, runner(self.backend, lowered.program))
+        return Executable(chosen, lowered, runner(self.backend, lowered.program, bound.precision))
 
 
 def _again(text: str, form: str, backend: str, options: Mapping[str, Any]) -> CompiledMixer:

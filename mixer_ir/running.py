@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backends import BACKENDS, autograd, eager, prepare
+from backends import BACKENDS, autograd, eager, native, prepare
 from lowering.program import Program
 from mixer_ir.binding import nearest
 from mixer_ir.errors import BackendError, OptionError, one_of
 
 Run: TypeAlias = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
-ABSENT = ("native", "triton")
+ABSENT = ("triton",)
 """names that later versions keep for backends of their own"""
 
 
@@ -29,19 +29,24 @@ def checked_backend(name: str) -> str:
         raise BackendError(f"the backend {name!r} is not part of this version; backends: {one_of(BACKENDS)}")
     if name not in BACKENDS:
         raise OptionError(f"there is no backend {name!r}{nearest(name, BACKENDS)}; backends: auto, {one_of(BACKENDS)}")
+    if name == "native" and (reason := native.missing()) is not None:
+        raise BackendError(reason)
     return name
 
 
-def runner(backend: str, program: Program) -> Run:
-    """The program as a differentiable function of tensors by input name; its adjoints run on the same backend."""
+def runner(backend: str, program: Program, precision: torch.dtype) -> Run:
+    """The program as a differentiable function of tensors by input name; its adjoints run on the same backend.
+
+    precision   the real dtype of a call, where the inputs that the program reads do not tell
+    """
     if backend == "eager":
-        return autograd.differentiable(program, without_autocast)
+        return autograd.differentiable(program, partial(without_autocast, precision=precision))
     return autograd.differentiable(program, partial(through_arrays, backend))
 
 
-def without_autocast(program: Program) -> Run:
+def without_autocast(program: Program, precision: torch.dtype) -> Run:
     """The eager backend in the precision of its inputs, inside an autocast region too."""
-    run = eager.prepare(program)
+    run = eager.prepare(program, alone=precision)
 
     def call(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         device = next((x.device.type for x in tensors.values() if x.dim()), "cpu")

@@ -30,8 +30,8 @@ KEPT = 1 << 28
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
-def available() -> str | None:
-    """None if this backend runs on this machine, or the reason why it does not."""
+def missing() -> str | None:
+    """None if this backend runs on this machine, or what it lacks."""
     try:
         compiler()
     except BackendError as error:

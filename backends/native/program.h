@@ -205,6 +205,10 @@ OUTSIDE cplx c_pow(cplx x, cplx y) {
 
 // ------------------------------------------------------------------------------------- what runtime.c brings
 
+#ifdef DOUBLE
+#define mixer_product mixer_product_double
+#define mixer_transform mixer_transform_double
+#endif
 void mixer_product(long m, long n, long k, const real *a, long row_a, long column_a, const real *b, long row_b,
                    long column_b, real *c, long row_c, int add);
 void mixer_transform(int which, long n, const void *x, long step_x, void *y, long step_y);
