@@ -9,6 +9,7 @@ nothing is transposed on the way but where the program says so, where it ends, o
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 from lowering import program as p
 from lowering.build import Builder
@@ -52,7 +53,8 @@ def _laid(b: Builder, v: Value, args: list[Value], fixed: set[Value]) -> Value:
     if isinstance(op, p.Merge):
         return b.merge(args[0], op.outer, op.inner, op.axis)
     if isinstance(op, p.Concat):
-        return b.again(v, [b.order(a, args[0].axes) for a in args], axes=args[0].axes)
+        axes = max(args, key=lambda a: prod(a.shape)).axes
+        return b.again(v, [b.order(a, axes) for a in args], axes=axes)
     return b.again(v, args, axes=_left(v, args))
 
 

@@ -38,15 +38,15 @@ from lowering.stretch import in_stretches
 from mixer_ir.expr import TIME, without
 
 CHUNK_LENGTH = 64
-HELD = 1 << 22
-"""Entries of one array that may be held at once before a sequence is cut into stretches."""
+HELD = 1 << 18
+"""Entries of one array that are held at once: a longer sequence is cut into stretches, which stay in the cache."""
 COLUMN = (SOURCE, SOURCE_RANK)
 
 
 def lower(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value]:
     """Chunks of `options.chunk` steps (64 if not given; at most the sequence); the last one may be shorter."""
     length = min(options.chunk or CHUNK_LENGTH, parts.steps)
-    stretch = options.stretch or _stretch(parts, length)
+    stretch = options.stretch or _stretch(parts, length, options.held or HELD)
     return in_stretches(b, parts, max(stretch // length, 1) * length, lambda b, parts: _chunks(b, parts, length))
 
 
@@ -55,10 +55,10 @@ def parallel(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], V
     return _chunks(b, parts, parts.steps)
 
 
-def _stretch(parts: Parts, length: int) -> int:
+def _stretch(parts: Parts, length: int, held: int) -> int:
     sizes = parts.state_sizes
     step = parts.batch_size * max(sizes.get(KEY, 1), sizes.get(VALUE, 1), length)
-    return parts.steps if parts.steps * step <= HELD else max(HELD // 4 // step, length)
+    return max(held // step, length)
 
 
 def _chunks(b: Builder, parts: Parts, length: int) -> tuple[list[Value], Value]:
@@ -265,7 +265,7 @@ class Affine:
                 )
             case Resolve(row=row, column=column):
                 scores = blocks.scores(row, column)
-                return line if scores is None else line.map(lambda x: _resolved(b, scores, x))
+                return line if scores is None else _resolved(b, scores, line)
             case _:
                 assert_never(block)
 
@@ -293,8 +293,20 @@ def _as_source(b: Builder, x: Value) -> Value:
     return b.rename(b.rename(x, STEP, SOURCE), RANK, SOURCE_RANK)
 
 
-def _resolved(b: Builder, scores: Value, x: Value) -> Value:
-    """(I − L)⁻¹ x; steps and the pairs of a low rank are one axis, the steps first."""
+def _resolved(b: Builder, scores: Value, line: Line) -> Line:
+    """(I − L)⁻¹ of slope and offset, side by side; steps and the pairs of a low rank are one axis, the steps first."""
+    slope, offset = line.slope, line.offset
+    assert slope is None or isinstance(slope, Value)
+    if slope is None or offset is None:
+        return line.map(lambda x: _solved(b, scores, x))
+    n, values = slope.size(KEY), VALUE in offset.axes
+    right = b.rename(offset, VALUE, KEY) if values else b.expand(offset, {KEY: 1})
+    both = _solved(b, scores, b.concat([slope, right], KEY))
+    offset = b.slice(both, KEY, n, both.size(KEY))
+    return Line(b.slice(both, KEY, 0, n), b.rename(offset, KEY, VALUE) if values else b.sum(offset, (KEY,)))
+
+
+def _solved(b: Builder, scores: Value, x: Value) -> Value:
     if RANK not in scores.axes:
         return b.solve(scores, x, STEP, SOURCE)
     count = scores.size(RANK)

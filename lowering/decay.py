@@ -14,7 +14,7 @@ or above one. All blocks of one size are done at once, so a segment of C steps t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -196,28 +196,29 @@ def _cropped(b: Builder, scores: Value | None, length: int) -> Value | None:
     return b.slice(b.slice(_single(b, scores), STEP, 0, length), SOURCE, 0, length)
 
 
-def scalars(b: Builder, step: Span, length: int, befores: Iterable[bool]) -> Tree:
+def scalars(b: Builder, step: Span, length: int) -> Tree:
     """The same of one number a step, for the row and the column of ones: each product is cumulated by itself.
 
-    Scores[t, s] = Π_{s < l ≤ t} α_l, all the factors from s on being cumulated over t; or Σ of their logarithms.
+    Scores[t, s] = Π_{s < l ≤ t} α_l, the factors after s being cumulated over t, or their logarithms summed; those of
+    a row that reads before its step are one row late.
     """
     fn, one = ("sum", 0.0) if step.rule == "log" else ("prod", 1.0)
     value = b.expand(step.value, {STEP: length})
     row, source = b.iota(STEP, length), b.iota(SOURCE, length)
-    later = b.where(b.map("lt", source, row), value, one)
 
     def product(x: Value, **options: bool) -> Value:
         return replace(step, value=b.cumulate(fn, x, STEP, **options)).factor(b)
 
-    entering, scores = {}, {}
-    for before in befores:
-        ones = Row("", before)
-        seen = b.map("lt" if before else "le", source, row)
-        entering[ones] = product(value, exclusive=before)
-        scores[ones, Column("")] = b.where(seen, product(later, exclusive=before), 0.0)
+    between = product(b.where(b.map("lt", source, row), value, one))
+    late = b.where(b.map("le", source, row), between, 0.0)
     leaving = b.rename(product(value, reverse=True, exclusive=True), STEP, SOURCE)
     whole = b.at(b.cumulate(fn, value, STEP), STEP, length - 1)
-    return Tree(entering, {Column(""): leaving}, replace(step, value=whole), scores)
+    return Tree(
+        entering={Row("", before): product(value, exclusive=before) for before in (False, True)},
+        leaving={Column(""): leaving},
+        whole=replace(step, value=whole),
+        scores={(Row("", before), Column("")): b.delay(late, STEP, int(before)) for before in (False, True)},
+    )
 
 
 class Blocks:
@@ -255,7 +256,7 @@ class Blocks:
             return None
         if not self.scalar:
             return tree(b, step, self.length, self.rows, self.columns, self.pairs)
-        return scalars(b, step, self.length, {row.before for row in self.rows})
+        return scalars(b, step, self.length)
 
     @property
     def scalar(self) -> bool:

@@ -13,6 +13,8 @@ from lowering.program import Value
 from mixer_ir import expr as x
 from mixer_ir.errors import DeclarationError
 from mixer_ir.expr import SOURCE, TIME, Expr
+from mixer_ir.matrix import Apply
+from mixer_ir.process import Read, Run, State
 
 
 def evaluate(ctx: Context, e: Expr) -> Value:
@@ -23,7 +25,7 @@ def evaluate(ctx: Context, e: Expr) -> Value:
             return b.const(v)
         case x.Signal(name=name):
             return ctx.signals[name]
-        case x.State(name=name):
+        case State(name=name):
             if e in ctx.states:
                 return ctx.states[e]
             raise DeclarationError(f"the state {name} is read outside of its recurrence")
@@ -62,11 +64,11 @@ def evaluate(ctx: Context, e: Expr) -> Value:
             return b.concat([b.rename(ctx.filled(of(p), (a,)), a, axis) for p, a in pairs], axis)
         case x.Detach(of=part):
             return b.detach(of(part))
-        case x.Apply():
+        case Apply():
             return apply.apply(ctx, e)
-        case x.Read():
+        case Read():
             return states.read(ctx, e)
-        case x.Run():
+        case Run():
             return unroll.run(ctx, e)
         case _:
             assert_never(e)  # type: ignore[arg-type]  # the bases Expr and Node have no values

@@ -8,7 +8,9 @@ from mixer_ir import expr as e
 from mixer_ir import matrix as m
 from mixer_ir.expr import Expr
 from mixer_ir.functions import WIDTH, Kind, result_kind
+from mixer_ir.matrix import Apply
 from mixer_ir.node import Node, walk
+from mixer_ir.process import Process, Read, Run, State, Transition
 
 
 def kinds_in(root: Node, signals: Mapping[str, Kind]) -> dict[Node, Kind]:
@@ -30,7 +32,7 @@ def _kind(node: Node, kinds: Mapping[Node, Kind], signals: Mapping[str, Kind]) -
             return "bool" if isinstance(value, bool) else _number(value)
         case e.Signal(name=name):
             return signals[name]
-        case e.State():
+        case State():
             return "real"
         case e.Index() | e.Size():
             return "int"
@@ -44,7 +46,7 @@ def _kind(node: Node, kinds: Mapping[Node, Kind], signals: Mapping[str, Kind]) -
             return widest((kinds[of],), "int" if fn == "sum" else "bool")
         case m.Fourier():
             return "complex"
-        case e.Process() | e.Read() | e.Apply() | e.Run() | e.Transition() | m.Softmax() | m.Normalize() | m.Cauchy():
+        case Process() | Read() | Apply() | Run() | Transition() | m.Softmax() | m.Normalize() | m.Cauchy():
             return widest(below, "real")
         case m.Mask(of=of) | m.Resets(of=of) | e.Delay(of=of):
             return kinds[of]

@@ -20,10 +20,12 @@ class Options:
 
     chunk     steps in a chunk (chunked form); clamped to the sequence
     stretch   steps that are held in memory at once; None: chosen from the sizes
+    held      entries of one array that are held in memory at once (chunked form), where `stretch` is not given
     """
 
     chunk: int | None = None
     stretch: int | None = None
+    held: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,12 @@ from lowering.kinds import kinds_in
 from lowering.lower import lower
 from lowering.profile import Profile
 from lowering.program import Program
-from mixer_ir.expr import TIME, Apply, Expr, Literal, Process, Read, Run, Signal, call
+from mixer_ir.expr import TIME, Expr, Literal, Signal, call
 from mixer_ir.legal import legal
+from mixer_ir.matrix import Apply
 from mixer_ir.node import Node
 from mixer_ir.pieces import Piece, pieces
+from mixer_ir.process import Process, Read, Run
 
 CHUNKS = (16, 32, 64, 128, 256)
 BLOCKS = (64, 128, 256, 512)

@@ -16,8 +16,9 @@ from lowering.program import Value
 from lowering.stream import StateType, Stream
 from mixer_ir import expr as x
 from mixer_ir.errors import DeclarationError
-from mixer_ir.expr import BATCH, TIME, Axes, Expr, Recurrence, Run, State, without
+from mixer_ir.expr import BATCH, TIME, Axes, Expr, without
 from mixer_ir.functions import Kind
+from mixer_ir.process import Recurrence, Run, State
 
 OUTER = "_o"
 SHORT = 64

@@ -49,7 +49,7 @@ from mixer_ir.errors import (
     SpecError,
     StreamError,
 )
-from mixer_ir.expr import Expr, Transition
+from mixer_ir.expr import Expr
 from mixer_ir.language import (
     abs,
     clamp,
@@ -89,6 +89,7 @@ from mixer_ir.language import (
 )
 from mixer_ir.matrix import Matrix
 from mixer_ir.mixer import Mixer
+from mixer_ir.process import Transition
 from mixer_ir.spec import dumps, loads
 from mixer_ir.structures import (
     band,

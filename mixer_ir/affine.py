@@ -12,22 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from mixer_ir.algebra import MINUS, ONE, keep, ones, product, renamed, replaced, total
-from mixer_ir.expr import (
-    TIME,
-    Call,
-    Contract,
-    Expr,
-    Recurrence,
-    Reduce,
-    Rename,
-    Run,
-    Signal,
-    State,
-    union,
-    without,
-)
+from mixer_ir.expr import TIME, Call, Contract, Expr, Reduce, Rename, Signal, union, without
 from mixer_ir.linear_form import Form, NotLinear, Term
 from mixer_ir.node import Node
+from mixer_ir.process import Recurrence, Run, State
 from mixer_ir.process_parts import process_of, read_of
 from mixer_ir.text import formula
 

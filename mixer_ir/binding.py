@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from mixer_ir.errors import AxisError, OptionError, SignalError
-from mixer_ir.expr import SOURCE, TIME, Apply, Axes, Rename
+from mixer_ir.expr import SOURCE, TIME, Axes, Rename
 from mixer_ir.functions import Kind
+from mixer_ir.matrix import Apply
 from mixer_ir.node import Node, walk
 from mixer_ir.text import formula
 
@@ -187,7 +188,7 @@ def _same_size(mixer: str, e: Rename, sizes: Mapping[str, int], hint: str) -> No
     old, new = sizes.get(e.old), sizes.get(e.new)
     if old is not None and new is not None and old != new:
         raise AxisError(
-            f"{mixer} calls the axis {e.old} of {formula(e.of)} {e.new}, but {e.old} = {old} and {e.new} = {new}{hint}"
+            f"{mixer} renames the axis {e.old} of {formula(e.of)} to {e.new}, but {e.old} = {old} and {e.new} = {new}{hint}"
         )
 
 

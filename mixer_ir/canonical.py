@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from mixer_ir.expr import Apply, Delay, Expr, Process, Reverse, Run
-from mixer_ir.matrix import Matrix, Softmax
+from mixer_ir.expr import Delay, Expr, Reverse
+from mixer_ir.matrix import Apply, Matrix, Softmax
 from mixer_ir.node import Node, walk
+from mixer_ir.process import Process, Run
 from mixer_ir.rules import RULES as MATRIX_RULES
 from mixer_ir.rules import SCORES
 from mixer_ir.rules_apply import RULES as APPLY_RULES

@@ -9,7 +9,6 @@ from mixer_ir.expr import (
     BATCH,
     SOURCE,
     TIME,
-    Apply,
     Axes,
     Call,
     Contract,
@@ -18,21 +17,18 @@ from mixer_ir.expr import (
     Expr,
     Index,
     Join,
-    Process,
-    Recurrence,
     Reduce,
     Rename,
     Reverse,
     Signal,
     Size,
-    State,
     Take,
-    Transition,
     parse_axes,
     union,
 )
 from mixer_ir.functions import FUNCTIONS
 from mixer_ir.matrix import (
+    Apply,
     Band,
     Cauchy,
     Circulant,
@@ -52,6 +48,7 @@ from mixer_ir.matrix import (
     Vandermonde,
 )
 from mixer_ir.node import Node
+from mixer_ir.process import Process, Recurrence, State, Transition
 
 N = TypeVar("N", bound=Node)
 

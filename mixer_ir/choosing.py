@@ -8,6 +8,15 @@ from mixer_ir.legal import FORMS, forms, refusal
 from mixer_ir.mixer import Mixer
 
 
+def checked_mixer(mixer: object, word: str) -> Mixer:
+    """What mx.compile, mx.verify … are asked to work on, if it is a mixer."""
+    if isinstance(mixer, Mixer):
+        return mixer
+    raise OptionError(
+        f"mx.{word} takes a mixer (a function under @mx.mixer or @mx.recurrence), not {type(mixer).__name__}"
+    )
+
+
 def checked_form(mixer: Mixer, form: str) -> str:
     """`form` if this mixer has it; OptionError for a name that no form has, FormError for one that is not legal."""
     if form == "auto":

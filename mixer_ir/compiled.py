@@ -18,7 +18,7 @@ from lowering.planner import Plan, plan
 from lowering.profile import profile_of
 from mixer_ir.binding import Bound, bind, check_indices, check_renames, checked_options, kind_of, nearest
 from mixer_ir.cache import Cache
-from mixer_ir.choosing import checked_form
+from mixer_ir.choosing import checked_form, checked_mixer
 from mixer_ir.errors import BackendError, OptionError, SignalError, StreamError, one_of
 from mixer_ir.explain import Explanation, explain
 from mixer_ir.expr import TIME, Axes, Signal, Take, without
@@ -71,11 +71,7 @@ class CompiledMixer:
     """
 
     def __init__(self, mixer: Mixer, form: str, backend: str, options: Mapping[str, Any]) -> None:
-        if not isinstance(mixer, Mixer):
-            raise OptionError(
-                f"mx.compile takes a mixer (a function under @mx.mixer or @mx.recurrence), not {type(mixer).__name__}"
-            )
-        self.mixer = mixer
+        self.mixer = checked_mixer(mixer, "compile")
         self.options = checked_options(options, OPTIONS)
         self.form = checked_form(mixer, form)
         self.backend = checked_backend(backend)
@@ -147,7 +143,11 @@ class CompiledMixer:
         used = {n.name for n in walk(M) if isinstance(n, Signal)}
         declared = {n: a for n, a in self.mixer.signals.items() if n in used or n in signals}
         bound = bind(f"the matrix of {self.mixer.name}", declared, signals)
-        if (v := self.mixer.value) in bound.tensors and bound.tensors[v].is_complex() and wants_real(self.mixer.expr, v):
+        if (
+            (v := self.mixer.value) in bound.tensors
+            and bound.tensors[v].is_complex()
+            and wants_real(self.mixer.expr, v)
+        ):
             raise SignalError(f"{self.mixer.name} takes a real part of what comes of {v}: it has a matrix for real {v}")
         made = self._matrices.get(bound.key, lambda: self._matrix_program(M, bound, declared))
         entries = made.run({n: bound.computed(x) for n, x in bound.tensors.items()})["M"]
@@ -238,7 +238,7 @@ class CompiledMixer:
         return made
 
     def _matrix_program(self, M: Matrix, bound: Bound, declared: Mapping[str, Axes]) -> Executable:
-        check_renames(self.mixer.name, M, bound.sizes)
+        check_renames(self.mixer.name, self.mixer.body, bound.sizes)
         lowered = lower_matrix(M, signals=types_of(bound, declared))
         return Executable(Plan(()), lowered, runner(self.backend, lowered.program, bound.precision))
 

@@ -10,28 +10,18 @@ from typing import Any, overload
 from mixer_ir.check import check, show
 from mixer_ir.declaration import Declaration
 from mixer_ir.errors import AxisError, DeclarationError, MixerError, one_of
-from mixer_ir.expr import (
-    BATCH,
-    SOURCE,
-    TIME,
-    Axes,
-    Expr,
-    Rename,
-    Run,
-    Signal,
-    as_expr,
-    union,
-    without,
-)
-from mixer_ir.expr import State as StateBefore
+from mixer_ir.expr import BATCH, SOURCE, TIME, Axes, Call, Contract, Expr, Rename, Signal, as_expr, union, without
 from mixer_ir.laws import check_body
 from mixer_ir.linear import depends
 from mixer_ir.matrix import Matrix
 from mixer_ir.mixer import RESET, Mixer, result_axes
 from mixer_ir.node import walk
+from mixer_ir.process import Run
+from mixer_ir.process import State as StateBefore
 from mixer_ir.resets import with_resets
 from mixer_ir.substitute import recurrence as recurrence_of
 from mixer_ir.substitute import run_axes
+from mixer_ir.text import formula
 
 
 @overload
@@ -171,6 +161,7 @@ def _recurrence_body(declaration: Declaration) -> tuple[Expr, Axes]:
 
 def _in_place(state: StateBefore, new: Expr, declaration: Declaration) -> Expr:
     """The new value of a state; one that a matrix (A: 'm n') left on a row axis is called by the state's again."""
+    _check_sums(state, new, declaration)
     missing = [a for a in state.axes if a not in new.axes]
     if len(missing) != 1:
         return new
@@ -188,6 +179,26 @@ def _in_place(state: StateBefore, new: Expr, declaration: Declaration) -> Expr:
             f"is to be {gone}, as in mx.rename(x, {rows[0]}='{gone}')"
         )
     return new
+
+
+def _check_sums(state: StateBefore, new: Expr, declaration: Declaration) -> None:
+    """Raise AxisError where a state that a matrix left on its row axis is added to what is on the state's own axis."""
+    for n in walk(new):
+        if not isinstance(n, Call) or n.fn not in ("add", "sub"):
+            continue
+        for mixed, other in (n.args, n.args[::-1]):
+            gone = [a for a in state.axes if a in other.axes and a not in mixed.axes]
+            inner = [c for c in walk(mixed) if isinstance(c, Contract) and set(gone) & set(c.over)]
+            if not any(x == state for c in inner for x in walk(c)):
+                continue
+            for row in without(mixed.axes, (*other.axes, *state.axes)):
+                both = [axes for axes in declaration.signals.values() if row in axes and set(gone) & set(axes)]
+                if both and all(TIME not in axes for axes in both):
+                    raise AxisError(
+                        f"the new value of state {state.name} adds {formula(mixed)} with axes {show(mixed.axes)} to "
+                        f"{formula(other)} with axes {show(other.axes)}, which gives both {row} and {gone[0]}; "
+                        f"call the row axis by the state's: mx.rename(…, {row}='{gone[0]}')"
+                    )
 
 
 def _returns(declaration: Declaration, expr: Expr, axes: Axes) -> Axes:

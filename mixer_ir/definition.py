@@ -14,8 +14,10 @@ from mixer_ir import expr as e
 from mixer_ir.cells import Cells, apply, contract, mul, number, stack
 from mixer_ir.definition_entries import Entries
 from mixer_ir.errors import DeclarationError
-from mixer_ir.expr import SOURCE, TIME, Expr, Process, Recurrence
+from mixer_ir.expr import SOURCE, TIME, Expr
+from mixer_ir.matrix import Apply
 from mixer_ir.node import Node, walk
+from mixer_ir.process import Process, Read, Recurrence, Run, State, Transition
 
 
 @dataclass
@@ -77,11 +79,11 @@ class Definition:
                 return self._cumulate(fn, memo[of], None if reset is None else memo[reset])
             case e.Delay(of=of, by=by, reset=reset):
                 return self._delay(memo[of], by, None if reset is None else memo[reset])
-            case e.Apply(matrix=M, of=of):
+            case Apply(matrix=M, of=of):
                 return self._apply(M, memo[of])
-            case e.Read():
+            case Read():
                 return self._read(x)
-            case e.Run(recurrence=recurrence):
+            case Run(recurrence=recurrence):
                 return self._run(recurrence)
         raise DeclarationError(f"{type(x).__name__} has no symbolic meaning")
 
@@ -119,7 +121,7 @@ class Definition:
             rows.append(_sum(terms))
         return stack(rows, TIME)
 
-    def _read(self, r: e.Read) -> Cells:
+    def _read(self, r: Read) -> Cells:
         states = self.states_of(r.process)
         query = self.of(r.query)
         at = 0 if r.before else 1
@@ -138,7 +140,7 @@ class Definition:
             found.append(S)
         return found
 
-    def step(self, A: e.Transition, S: Cells, t: int) -> Cells:
+    def step(self, A: Transition, S: Cells, t: int) -> Cells:
         """A_t S."""
 
         def at(x: Expr) -> Cells:
@@ -173,7 +175,7 @@ class Definition:
             out.append(y)
         return stack(out, TIME)
 
-    def update(self, r: Recurrence, states: Mapping[e.State, Cells], t: int) -> tuple[dict[e.State, Cells], Cells]:
+    def update(self, r: Recurrence, states: Mapping[State, Cells], t: int) -> tuple[dict[State, Cells], Cells]:
         """The states after step t, and the output at t."""
         memo: dict[Node, Cells] = dict(states.items())
 
@@ -187,7 +189,7 @@ class Definition:
         return {s: now(u) for s, u in zip(r.states, r.updates, strict=True)}, y
 
 
-def _zeros(s: e.State, sizes: Mapping[str, int]) -> Cells:
+def _zeros(s: State, sizes: Mapping[str, int]) -> Cells:
     made = number(0)
     for axis in s.axes:
         made = stack([made] * sizes[axis], axis)
@@ -213,8 +215,8 @@ def _sum(terms: list[Cells]) -> Cells:
 
 def reads_state(x: Node) -> bool:
     """Whether an expression has a value only inside a step of a recurrence."""
-    if isinstance(x, e.State):
+    if isinstance(x, State):
         return True
-    if isinstance(x, e.Run):
+    if isinstance(x, Run):
         return False
     return any(reads_state(c) for c in x.children() if isinstance(c, Expr))

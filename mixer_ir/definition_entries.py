@@ -13,9 +13,10 @@ import sympy
 from mixer_ir import matrix as m
 from mixer_ir.cells import Cells, apply, contract, mul, number, stack
 from mixer_ir.errors import DeclarationError
-from mixer_ir.expr import SOURCE, TIME, Expr, Transition
+from mixer_ir.expr import SOURCE, TIME, Expr
 from mixer_ir.matrix import Matrix
 from mixer_ir.node import Node
+from mixer_ir.process import Transition
 
 
 class Values(Protocol):

@@ -24,10 +24,11 @@ from mixer_ir.cells import Cells, symbols
 from mixer_ir.definition import Definition
 from mixer_ir.errors import StreamError
 from mixer_ir.exact import Ring
-from mixer_ir.expr import SOURCE, TIME, Axes, Process
+from mixer_ir.expr import SOURCE, TIME, Axes
 from mixer_ir.functions import Kind
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import walk
+from mixer_ir.process import Process
 
 LENGTHS: Mapping[str, tuple[tuple[int, int | None], ...]] = {
     "chunked": ((1, 1), (2, 1), (3, 2), (4, 2), (3, 4)),

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from mixer_ir import samples
-from mixer_ir.expr import TIME, Axes, Recurrence
+from mixer_ir.binding import bind_sizes, check_names, check_renames
+from mixer_ir.expr import TIME, Axes
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import walk
 from mixer_ir.oracle import evaluate
+from mixer_ir.process import Recurrence
 
 RELATIVE: Mapping[torch.dtype, tuple[float, float]] = {
     torch.float64: (1e-9, 1e-8),
@@ -180,8 +182,14 @@ def expected(
     seed: int = 0,
     given: Signals | None = None,
 ) -> Expected:
-    """Random signals of this length that suit the mixer, and what it must give on them."""
+    """Random signals of this length that suit the mixer, and what it must give on them.
+
+    Raises SignalError or AxisError where the given signals do not fit the mixer.
+    """
+    check_names(mixer.name, mixer.signals, {**mixer.signals, **(given or {})})
     drawn = samples.draw(mixer, samples.sizes_for(mixer, length, sizes), seed, given)
+    bound = bind_sizes(mixer.name, mixer.signals, {n: tuple(x.shape) for n, x in drawn.items()})
+    check_renames(mixer.name, mixer.body, bound)
     return Expected(mixer, {n: rounded(x, dtype) for n, x in drawn.items()}, dtype, seed=seed)
 
 

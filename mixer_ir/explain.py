@@ -11,12 +11,13 @@ from lowering.planner import Candidate, PiecePlan, plan
 from lowering.profile import profile_of
 from mixer_ir.binding import bind, kind_of
 from mixer_ir.errors import AxisError, one_of
-from mixer_ir.expr import TIME, Axes, Cumulate, Delay, Process, Recurrence, Signal, Take, union
+from mixer_ir.expr import TIME, Axes, Cumulate, Delay, Signal, Take, union
 from mixer_ir.functions import Kind
 from mixer_ir.legal import FORMS
 from mixer_ir.matrix import Mask, Resets
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import walk
+from mixer_ir.process import Process, Recurrence
 
 ASSUMED = {"b": 1, "t": 1024, "h": 4}
 ASSUMED_ELSE = 64

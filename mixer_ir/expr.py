@@ -9,15 +9,12 @@ from __future__ import annotations
 import cmath
 import numbers
 from dataclasses import field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from mixer_ir.errors import AxisError, DeclarationError
 from mixer_ir.functions import FUNCTIONS
 from mixer_ir.node import Node, node
 from mixer_ir.tracing import TRACE
-
-if TYPE_CHECKING:
-    from mixer_ir.matrix import Matrix
 
 Axes: TypeAlias = tuple[str, ...]
 Number: TypeAlias = int | float | complex | bool
@@ -142,7 +139,8 @@ def _is_matrix(value: Any) -> bool:
     return getattr(value, "is_matrix", False)
 
 
-def _set_axes(self: Expr, axes: Axes) -> None:
+def set_axes(self: Node, axes: Axes) -> None:
+    """Set the inferred field `axes` of a node that is being made."""
     object.__setattr__(self, "axes", axes)
 
 
@@ -163,14 +161,6 @@ class Signal(Expr):
 
 
 @node
-class State(Expr):
-    """The value of a recurrence's state before the step; `axes` are the state's own, without batch axes."""
-
-    name: str
-    axes: Axes
-
-
-@node
 class Call(Expr):
     """`fn` applied entry by entry; arguments broadcast over the axes they lack."""
 
@@ -179,7 +169,7 @@ class Call(Expr):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, union(*(a.axes for a in self.args)))
+        set_axes(self, union(*(a.axes for a in self.args)))
 
 
 @node
@@ -192,7 +182,7 @@ class Contract(Expr):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, without(union(self.left.axes, self.right.axes), self.over))
+        set_axes(self, without(union(self.left.axes, self.right.axes), self.over))
 
 
 @node
@@ -205,7 +195,7 @@ class Reduce(Expr):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, without(self.of.axes, self.over))
+        set_axes(self, without(self.of.axes, self.over))
 
 
 @node
@@ -218,7 +208,7 @@ class Cumulate(Expr):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, self.of.axes if self.reset is None else union(self.of.axes, self.reset.axes))
+        set_axes(self, self.of.axes if self.reset is None else union(self.of.axes, self.reset.axes))
 
 
 @node
@@ -231,7 +221,7 @@ class Delay(Expr):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, self.of.axes if self.reset is None else union(self.of.axes, self.reset.axes))
+        set_axes(self, self.of.axes if self.reset is None else union(self.of.axes, self.reset.axes))
 
 
 @node
@@ -242,7 +232,7 @@ class Reverse(Expr):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, self.of.axes)
+        set_axes(self, self.of.axes)
 
 
 @node
@@ -255,7 +245,7 @@ class Rename(Expr):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, tuple(self.new if a == self.old else a for a in self.of.axes))
+        set_axes(self, tuple(self.new if a == self.old else a for a in self.of.axes))
 
 
 @node
@@ -266,7 +256,7 @@ class Index(Expr):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, (self.axis,))
+        set_axes(self, (self.axis,))
 
 
 @node
@@ -287,7 +277,7 @@ class Take(Expr):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, union(self.index.axes, without(self.table.axes, self.axis)))
+        set_axes(self, union(self.index.axes, without(self.table.axes, self.axis)))
 
 
 @node
@@ -301,7 +291,7 @@ class Join(Expr):
 
     def __post_init__(self) -> None:
         others = (without(p.axes, (a,)) for p, a in zip(self.parts, self.along, strict=True))
-        _set_axes(self, union(*others, (self.axis,)))
+        set_axes(self, union(*others, (self.axis,)))
 
 
 @node
@@ -312,120 +302,7 @@ class Detach(Expr):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, self.of.axes)
-
-
-@node
-class Apply(Expr):
-    """y_t = Σ_s M[t, s] v_s: a matrix applied along time (`v` has axis t, or s for cross mixing)."""
-
-    matrix: Matrix
-    of: Expr
-    axes: Axes = field(init=False)
-
-    def __post_init__(self) -> None:
-        if TIME not in self.of.axes and SOURCE not in self.of.axes:
-            raise AxisError(f"a matrix is applied along t (or s), but its operand has axes ({' '.join(self.of.axes)})")
-        column = TIME if TIME in self.of.axes else SOURCE
-        own = tuple(TIME if a == column else a for a in self.of.axes)
-        _set_axes(self, union(own, self.matrix.axes))
-
-
-@node
-class Transition(Node):
-    """A_t = diag(exp(log_t)) or diag(factor_t), plus Σ_i a_i,t b_i,tᵀ or a dense matrix along the state axis `along`.
-
-    log       log-decays (exponentiated as they are; ≤ 0 for a decay)
-    factor    decays given directly: may be zero, negative, above one, complex; at most one of log, factor is set
-    low_rank  pairs (a, b), both with the axis `along`
-    dense     a matrix with axes `row` (new state) and `along` (old state); then log and factor are unset
-    """
-
-    along: str | None = None
-    log: Expr | None = None
-    factor: Expr | None = None
-    low_rank: tuple[tuple[Expr, Expr], ...] = ()
-    dense: Expr | None = None
-    row: str | None = None
-
-    @property
-    def exprs(self) -> tuple[Expr, ...]:
-        given = (self.log, self.factor, self.dense, *(e for pair in self.low_rank for e in pair))
-        return tuple(e for e in given if e is not None)
-
-    @property
-    def axes(self) -> Axes:
-        """All axes of the transition's parts; `row` and `along` among them where they are used."""
-        return union(*(e.axes for e in self.exprs))
-
-
-@node
-class Process(Node):
-    """A state driven through time: S_t = A_t S_{t−1} + Σ_j k_j,t v_j,tᵀ, S_{−1} = the initial state or zero.
-
-    name        what the state is called in a stream's dictionary
-    axes        the state's own axes (batch axes follow from the parts)
-    over        the state axes that queries contract and that a low-rank or dense transition acts along
-    inputs      pairs (key, value): a key has the axes `over`, a value the other state axes
-    reset       where true (over t), the incoming state is dropped before the step
-    """
-
-    name: str
-    axes: Axes
-    over: Axes
-    transition: Transition
-    inputs: tuple[tuple[Expr, Expr], ...]
-    reset: Expr | None = None
-
-    @property
-    def batch(self) -> Axes:
-        """Axes over which every matrix of the process differs: all but t, `over` and the pure value axes."""
-        keys = (k.axes for k, _ in self.inputs)
-        reset = () if self.reset is None else self.reset.axes
-        gone = (TIME, *self.over, *((self.transition.row,) if self.transition.row else ()))
-        return without(union(self.transition.axes, *keys, reset), gone)
-
-
-@node
-class Read(Expr):
-    """y_t = q_tᵀ S_t, or q_tᵀ S_{t−1} (before the step, `before`); contracts the process' axes `over`."""
-
-    process: Process
-    query: Expr
-    before: bool = False
-    axes: Axes = field(init=False)
-
-    def __post_init__(self) -> None:
-        p = self.process
-        values = union(*(v.axes for _, v in p.inputs))
-        _set_axes(self, without(union(self.query.axes, p.batch, values, (TIME,)), p.over))
-
-
-@node
-class Recurrence(Node):
-    """A traced update: new states and the output, as expressions of the signals at t and of the old states.
-
-    states   the states before the step (State nodes); `batch` are the axes that every state also has
-    updates  the new states, in the same order
-    outputs  the results, read at each t
-    """
-
-    name: str
-    states: tuple[State, ...]
-    batch: Axes
-    updates: tuple[Expr, ...]
-    output: Expr
-    reset: Expr | None = None
-
-
-@node
-class Run(Expr):
-    """The output of a recurrence at every t, step by step."""
-
-    recurrence: Recurrence
-    axes: Axes
-
-    # `axes` is given: batch axes (with t) in order of first appearance, then the output's own
+        set_axes(self, self.of.axes)
 
 
 def as_expr(value: Any) -> Expr:

@@ -7,7 +7,6 @@ from enum import IntEnum
 from mixer_ir.expr import (
     SOURCE,
     TIME,
-    Apply,
     Call,
     Contract,
     Cumulate,
@@ -17,17 +16,15 @@ from mixer_ir.expr import (
     Index,
     Join,
     Literal,
-    Read,
     Reduce,
     Rename,
     Reverse,
-    Run,
     Signal,
     Size,
     Take,
-    Transition,
 )
 from mixer_ir.matrix import (
+    Apply,
     Band,
     Causal,
     Circulant,
@@ -46,6 +43,7 @@ from mixer_ir.matrix import (
     Transpose,
 )
 from mixer_ir.node import Node
+from mixer_ir.process import Read, Run, Transition
 from mixer_ir.reach import Reach, entries_reach
 
 

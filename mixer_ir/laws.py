@@ -9,25 +9,21 @@ from mixer_ir.errors import AxisError, DeclarationError
 from mixer_ir.expr import (
     SOURCE,
     TIME,
-    Apply,
     Axes,
     Contract,
     Cumulate,
     Delay,
     Expr,
     Index,
-    Process,
-    Read,
-    Recurrence,
     Reduce,
     Rename,
     Reverse,
-    Run,
     Size,
-    State,
     Take,
 )
+from mixer_ir.matrix import Apply
 from mixer_ir.node import Node, walk
+from mixer_ir.process import Process, Read, Recurrence, Run, State
 from mixer_ir.substitute import refreshed
 
 
@@ -53,9 +49,10 @@ def check_sizes(body: Expr, signals: Mapping[str, Axes]) -> None:
         unknown = [a for a in used if a not in known]
         if unknown:
             what = f"state {n.name}" if isinstance(n, State) else "mx.index or mx.size"
+            hint = "; for the position of a column write mx.source(mx.index('t'))" if unknown[0] == SOURCE else ""
             raise AxisError(
                 f"{what} has the axis {unknown[0]}, which no signal has, so that its size is not known; "
-                f"the signals have {show(tuple(sorted(known)))}"
+                f"the signals have {show(tuple(sorted(known)))}{hint}"
             )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from mixer_ir.affine import NotAffine, normal_form
-from mixer_ir.expr import SOURCE, TIME, Apply, Expr, Process, Run, Signal
-from mixer_ir.matrix import Circulant, Fourier, LowRank, Matrix, Monarch, Softmax, Toeplitz
+from mixer_ir.expr import SOURCE, TIME, Expr, Signal
+from mixer_ir.matrix import Apply, Circulant, Fourier, LowRank, Matrix, Monarch, Softmax, Toeplitz
 from mixer_ir.node import Node, walk
 from mixer_ir.pieces import Piece, pieces
+from mixer_ir.process import Process, Run
 
 FORMS = ("recurrent", "chunked", "parallel", "scan", "fft", "monarch", "direct", "flash", "dense")
 

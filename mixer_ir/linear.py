@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-from mixer_ir.expr import (
-    SOURCE,
-    TIME,
-    Apply,
-    Call,
-    Cumulate,
-    Delay,
-    Expr,
-    Index,
-    Literal,
-    Process,
-    Read,
-    Rename,
-    Reverse,
-    Signal,
-    Size,
-    call,
-)
+from mixer_ir.expr import SOURCE, TIME, Call, Cumulate, Delay, Expr, Index, Literal, Rename, Reverse, Signal, Size, call
 from mixer_ir.matrix import (
+    Apply,
     Causal,
     Dense,
     Diagonal,
@@ -37,6 +21,7 @@ from mixer_ir.matrix import (
     Sum,
 )
 from mixer_ir.node import Node, rebuild, walk
+from mixer_ir.process import Process, Read
 
 ONE = Literal(value=1.0)
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from mixer_ir.algebra import ONE, ZERO, contracted, is_zero, keep, ones, product, renamed, split, total
-from mixer_ir.expr import Axes, Call, Expr, State, without
+from mixer_ir.expr import Axes, Call, Expr, without
+from mixer_ir.process import State
 from mixer_ir.text import formula
 
 

@@ -1,4 +1,4 @@
-"""Structured matrices: the facts that a mixer is built of.
+"""Structured matrices, the facts that a mixer is built of, and their application to a signal.
 
 Each node's docstring gives its entries M[t, s]: row t is the time of the output, column s that of the input. Parts are
 expressions; a part that plays the column's role may carry the axis t (as the signal was declared) or s (cross
@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any
 
-from mixer_ir.errors import DeclarationError
-from mixer_ir.expr import SOURCE, TIME, Apply, Axes, Expr, Transition, as_expr, union, without
+from mixer_ir.errors import AxisError, DeclarationError
+from mixer_ir.expr import SOURCE, TIME, Axes, Expr, as_expr, set_axes, union, without
 from mixer_ir.node import Node, node
+from mixer_ir.process import Transition
 
 
 class Matrix(Node):
@@ -80,10 +81,6 @@ def _batch(*parts: Axes, but: Axes = ()) -> Axes:
     return without(union(*parts), (TIME, SOURCE, *but))
 
 
-def _set_axes(self: Matrix, axes: Axes) -> None:
-    object.__setattr__(self, "axes", axes)
-
-
 @node
 class Diagonal(Matrix):
     """M[t, t] = d_t, else 0."""
@@ -92,7 +89,7 @@ class Diagonal(Matrix):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, _batch(self.d.axes))
+        set_axes(self, _batch(self.d.axes))
 
 
 @node
@@ -112,7 +109,7 @@ class LowRank(Matrix):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, _batch(self.q.axes, self.k.axes, but=self.over))
+        set_axes(self, _batch(self.q.axes, self.k.axes, but=self.over))
 
 
 @node
@@ -131,7 +128,7 @@ class Semiseparable(Matrix):
 
     def __post_init__(self) -> None:
         gone = (*self.over, *((self.A.row,) if self.A.row else ()))
-        _set_axes(self, _batch(self.C.axes, self.A.axes, self.B.axes, but=gone))
+        set_axes(self, _batch(self.C.axes, self.A.axes, self.B.axes, but=gone))
 
 
 @node
@@ -148,7 +145,7 @@ class Toeplitz(Matrix):
 
     def __post_init__(self) -> None:
         both = self.h.axes if self.anti is None else union(self.h.axes, self.anti.axes)
-        _set_axes(self, _batch(both, but=(self.lags,)))
+        set_axes(self, _batch(both, but=(self.lags,)))
 
 
 @node
@@ -159,7 +156,7 @@ class Circulant(Matrix):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, _batch(self.h.axes))
+        set_axes(self, _batch(self.h.axes))
 
 
 @node
@@ -173,7 +170,7 @@ class Vandermonde(Matrix):
 
     def __post_init__(self) -> None:
         weight = () if self.weight is None else self.weight.axes
-        _set_axes(self, _batch(self.x.axes, weight, but=self.over))
+        set_axes(self, _batch(self.x.axes, weight, but=self.over))
 
 
 @node
@@ -186,7 +183,7 @@ class Cauchy(Matrix):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, _batch(self.x.axes, self.y.axes, but=self.over))
+        set_axes(self, _batch(self.x.axes, self.y.axes, but=self.over))
 
 
 @node
@@ -212,7 +209,7 @@ class Monarch(Matrix):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, _batch(self.left.axes, self.right.axes, but=(*self.grid, *self.rows)))
+        set_axes(self, _batch(self.left.axes, self.right.axes, but=(*self.grid, *self.rows)))
 
 
 @node
@@ -223,7 +220,7 @@ class Dense(Matrix):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, _batch(self.m.axes))
+        set_axes(self, _batch(self.m.axes))
 
 
 class _Modified(Matrix):
@@ -234,7 +231,7 @@ class _Modified(Matrix):
 
     def __post_init__(self) -> None:
         own = (getattr(self, name, None) for name in ("mask", "reset", "log", "factor", "floor", "of"))
-        _set_axes(self, _batch(*(part.axes for part in own if part is not None)))
+        set_axes(self, _batch(*(part.axes for part in own if part is not None)))
 
 
 @node
@@ -337,7 +334,7 @@ class Sum(Matrix):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, _batch(*(m.axes for m in self.terms)))
+        set_axes(self, _batch(*(m.axes for m in self.terms)))
 
 
 @node
@@ -348,7 +345,7 @@ class Product(Matrix):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, _batch(*(m.axes for m in self.factors)))
+        set_axes(self, _batch(*(m.axes for m in self.factors)))
 
 
 @node
@@ -360,7 +357,7 @@ class Scale(Matrix):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, _batch(self.factor.axes, self.of.axes))
+        set_axes(self, _batch(self.factor.axes, self.of.axes))
 
 
 @node
@@ -372,4 +369,20 @@ class Entrywise(Matrix):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        _set_axes(self, _batch(*(m.axes for m in self.args)))
+        set_axes(self, _batch(*(m.axes for m in self.args)))
+
+
+@node
+class Apply(Expr):
+    """y_t = Σ_s M[t, s] v_s: a matrix applied along time (`v` has axis t, or s for cross mixing)."""
+
+    matrix: Matrix
+    of: Expr
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        if TIME not in self.of.axes and SOURCE not in self.of.axes:
+            raise AxisError(f"a matrix is applied along t (or s), but its operand has axes ({' '.join(self.of.axes)})")
+        column = TIME if TIME in self.of.axes else SOURCE
+        own = tuple(TIME if a == column else a for a in self.of.axes)
+        set_axes(self, union(own, self.matrix.axes))

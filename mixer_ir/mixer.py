@@ -10,11 +10,12 @@ from typing import Any
 
 from mixer_ir.canonical import Canonical, Fired, canonicalise
 from mixer_ir.errors import AxisError, DeclarationError, SignalError, one_of
-from mixer_ir.expr import BATCH, SOURCE, TIME, Axes, Expr, Run, Signal, as_expr, union
+from mixer_ir.expr import BATCH, SOURCE, TIME, Axes, Expr, Signal, as_expr, union
 from mixer_ir.legal import forms
 from mixer_ir.linear import depends, matrix_of, value_signal
 from mixer_ir.matrix import Matrix
 from mixer_ir.node import walk
+from mixer_ir.process import Run
 from mixer_ir.resets import with_resets
 from mixer_ir.substitute import substitute
 from mixer_ir.text import mixer_text

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from mixer_ir import expr as e
 from mixer_ir.errors import DeclarationError
-from mixer_ir.expr import SOURCE, TIME, Axes, Expr, Process, Recurrence
-from mixer_ir.matrix import Matrix
+from mixer_ir.expr import SOURCE, TIME, Axes, Expr
+from mixer_ir.matrix import Apply, Matrix
 from mixer_ir.named import Array, apply, contract, exact, mul, number, stack, where
 from mixer_ir.node import Node, walk
 from mixer_ir.oracle_entries import entries_of
+from mixer_ir.process import Process, Read, Recurrence, Run, State, Transition
 
 Initial: TypeAlias = Mapping[str, tuple[Tensor, Axes]]
 
@@ -133,14 +134,14 @@ class Oracle:
                 return _join([of[p].named(a, axis) for p, a in zip(parts, along, strict=True)], axis)
             case e.Detach(of=part):
                 return Array(of[part].axes, of[part].data.detach())
-            case e.Apply(matrix=M, of=part):
+            case Apply(matrix=M, of=part):
                 return self._applied(M, of[part])
-            case e.Read(process=process, query=query, before=before):
+            case Read(process=process, query=query, before=before):
                 ts = range(self.sizes[TIME])
                 return stack(
                     [contract(of[query].at(TIME, t), self._seen(process, t, before), process.over) for t in ts], TIME
                 )
-            case e.Run(recurrence=recurrence):
+            case Run(recurrence=recurrence):
                 return self._run(recurrence)
         raise DeclarationError(f"the oracle has no meaning for {type(x).__name__}")
 
@@ -177,7 +178,7 @@ class Oracle:
         self.states[p.name] = S
         return states
 
-    def step(self, A: e.Transition, S: Array, t: int) -> Array:
+    def step(self, A: Transition, S: Array, t: int) -> Array:
         """A_t S"""
 
         def at(x: Expr) -> Array:
@@ -219,7 +220,7 @@ class Oracle:
 
     def _now(self, x: Expr, t: int, now: dict[Node, Array]) -> Array:
         """The value of `x` at step t; `now` holds the old states and what was computed from them."""
-        for node in walk(x, (e.Run,)):
+        for node in walk(x, (Run,)):
             if not isinstance(node, Expr) or node in now:
                 continue
             if not _inside_step(node):
@@ -235,9 +236,9 @@ class Oracle:
 
 def _inside_step(x: Expr) -> bool:
     """Whether `x` reads a recurrence's state, so that it has a value only inside a step."""
-    if isinstance(x, e.State):
+    if isinstance(x, State):
         return True
-    if isinstance(x, e.Run):
+    if isinstance(x, Run):
         return False
     if x not in _READS_STATE:
         _READS_STATE[x] = any(_inside_step(c) for c in x.children() if isinstance(c, Expr))

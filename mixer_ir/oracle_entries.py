@@ -14,10 +14,11 @@ import torch
 
 from mixer_ir import matrix as m
 from mixer_ir.errors import AxisError, DeclarationError
-from mixer_ir.expr import SOURCE, TIME, Expr, Signal, Transition
+from mixer_ir.expr import SOURCE, TIME, Expr, Signal
 from mixer_ir.matrix import Matrix
 from mixer_ir.named import Array, apply, contract, mul, number, stack, where
 from mixer_ir.node import walk
+from mixer_ir.process import Transition
 
 
 class Values(Protocol):

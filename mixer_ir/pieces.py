@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from mixer_ir.expr import Apply, Expr, Process, Read, Run
+from mixer_ir.expr import Expr
+from mixer_ir.matrix import Apply
 from mixer_ir.node import walk
+from mixer_ir.process import Process, Read, Run
 
 PieceNode: TypeAlias = Process | Apply | Run
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from mixer_ir.choosing import checked_mixer
 from mixer_ir.compiled import compile as compile_mixer
 from mixer_ir.errors import BackendError
 from mixer_ir.mixer import Mixer
@@ -34,7 +35,7 @@ def plot(mixer: Mixer, *, length: int = 64, seed: int = 0, out: Path | str | Non
     except ImportError as error:
         raise BackendError("pictures need matplotlib: pip install 'mixer-ir[demo]'") from error
 
-    M = picture(mixer, length=length, seed=seed)
+    M = picture(checked_mixer(mixer, "plot"), length=length, seed=seed)
     parts = [M.real, M.imag] if M.is_complex() else [M]
     figure = Figure(figsize=(4.2 * len(parts), 4.4), layout="constrained")
     for axes, part, title in zip(

@@ -19,8 +19,9 @@ from mixer_ir.algebra import (
     split,
     total,
 )
-from mixer_ir.expr import TIME, Axes, Call, Contract, Expr, Process, Read, Reduce, State, Transition, without
+from mixer_ir.expr import TIME, Axes, Call, Contract, Expr, Reduce, without
 from mixer_ir.linear_form import Form, NotLinear, Term
+from mixer_ir.process import Process, Read, State, Transition
 from mixer_ir.text import formula
 
 

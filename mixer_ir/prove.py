@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mixer_ir.affine import NotAffine, normal_form
+from mixer_ir.choosing import checked_mixer
 from mixer_ir.emitted import Emitted
 from mixer_ir.errors import MixerError
-from mixer_ir.expr import Apply, Process, Run
 from mixer_ir.homomorphism import Shape, claims
 from mixer_ir.legal import legal
-from mixer_ir.matrix import Softmax
+from mixer_ir.matrix import Apply, Softmax
 from mixer_ir.mixer import Mixer
 from mixer_ir.monoids import convolution, softmax
 from mixer_ir.node import walk
 from mixer_ir.pieces import Piece, pieces
+from mixer_ir.process import Process, Run
 from mixer_ir.text import formula
 from mixer_ir.traced import fired, traced
 
@@ -68,6 +69,7 @@ class Proof:
 
 def prove(mixer: Mixer) -> Proof:
     """A proof of the mixer's forms against its declaration; `ok` is False, with the reason, where there is none."""
+    checked_mixer(mixer, "prove")
     return Proof(mixer.name, tuple(_steps(mixer)))
 
 

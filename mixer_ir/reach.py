@@ -7,22 +7,9 @@ from enum import Flag
 from functools import reduce
 from operator import and_, or_
 
-from mixer_ir.expr import (
-    SOURCE,
-    TIME,
-    Apply,
-    Contract,
-    Cumulate,
-    Delay,
-    Expr,
-    Read,
-    Reduce,
-    Reverse,
-    Run,
-    Signal,
-    Take,
-)
+from mixer_ir.expr import SOURCE, TIME, Contract, Cumulate, Delay, Expr, Reduce, Reverse, Signal, Take
 from mixer_ir.matrix import (
+    Apply,
     Band,
     Causal,
     Circulant,
@@ -45,6 +32,7 @@ from mixer_ir.matrix import (
     Transpose,
 )
 from mixer_ir.node import Node
+from mixer_ir.process import Read, Run
 
 
 class Reach(Flag):

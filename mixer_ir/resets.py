@@ -6,24 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from mixer_ir.errors import DeclarationError
-from mixer_ir.expr import (
-    SOURCE,
-    TIME,
-    Apply,
-    Call,
-    Cumulate,
-    Delay,
-    Expr,
-    Index,
-    Process,
-    Recurrence,
-    Reverse,
-    Run,
-    Size,
-    call,
-)
-from mixer_ir.matrix import Circulant, Flip, Resets, Toeplitz
+from mixer_ir.expr import SOURCE, TIME, Call, Cumulate, Delay, Expr, Index, Reverse, Size, call
+from mixer_ir.matrix import Apply, Circulant, Flip, Resets, Toeplitz
 from mixer_ir.node import Node, rebuild
+from mixer_ir.process import Process, Recurrence, Run
 from mixer_ir.substitute import refreshed
 
 

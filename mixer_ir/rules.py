@@ -12,8 +12,9 @@ import itertools
 from collections.abc import Callable
 
 from mixer_ir.algebra import ZERO, contracted, is_one, product, total
-from mixer_ir.expr import TIME, Apply, Call, Expr, Index, Literal, Transition
+from mixer_ir.expr import TIME, Call, Expr, Index, Literal
 from mixer_ir.matrix import (
+    Apply,
     Band,
     Causal,
     Circulant,
@@ -36,6 +37,7 @@ from mixer_ir.matrix import (
     Sum,
     Toeplitz,
 )
+from mixer_ir.process import Transition
 from mixer_ir.rules_entries import RULES as ENTRIES
 from mixer_ir.rules_move import RULES as MOVES
 from mixer_ir.rules_move import SCORES as MOVED_SCORES

@@ -10,22 +10,9 @@ from collections.abc import Callable
 
 from mixer_ir.affine import NotAffine, normal_form
 from mixer_ir.algebra import ONE, keep, ones, product, renamed, total
-from mixer_ir.expr import (
-    SOURCE,
-    TIME,
-    Apply,
-    Call,
-    Delay,
-    Expr,
-    Literal,
-    Process,
-    Read,
-    Reverse,
-    Run,
-    union,
-    without,
-)
+from mixer_ir.expr import SOURCE, TIME, Call, Delay, Expr, Literal, Reverse, union, without
 from mixer_ir.matrix import (
+    Apply,
     Diagonal,
     Flip,
     Identity,
@@ -37,6 +24,7 @@ from mixer_ir.matrix import (
     Shift,
     Sum,
 )
+from mixer_ir.process import Process, Read, Run
 from mixer_ir.time_reversal import backward, cross, on_reversed_signals
 
 Rule = Callable[[Expr], Expr | None]

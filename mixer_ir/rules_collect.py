@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mixer_ir.algebra import ONE, ZERO, contracted, is_zero, log_of, ones, product, renamed, total, zeros
-from mixer_ir.expr import TIME, Call, Delay, Expr, Index, Join, Literal, Transition
+from mixer_ir.expr import TIME, Call, Delay, Expr, Index, Join, Literal
 from mixer_ir.invariance import fixed
 from mixer_ir.matrix import (
     Diagonal,
@@ -22,6 +22,7 @@ from mixer_ir.matrix import (
     Toeplitz,
     Transpose,
 )
+from mixer_ir.process import Transition
 from mixer_ir.rules_apply import driven
 from mixer_ir.time_reversal import conjugated, cross
 

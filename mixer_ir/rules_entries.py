@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mixer_ir.algebra import ONE, ZERO, contracted, factors, product, total
-from mixer_ir.expr import SOURCE, TIME, Call, Detach, Expr, Index, Reduce, Take, Transition
+from mixer_ir.expr import SOURCE, TIME, Call, Detach, Expr, Index, Reduce, Take
 from mixer_ir.matrix import (
     Causal,
     Decay,
@@ -21,6 +21,7 @@ from mixer_ir.matrix import (
     Softmax,
     Sum,
 )
+from mixer_ir.process import Transition
 from mixer_ir.time_reversal import cross
 
 # ---------------------------------------------------------------------- decay

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mixer_ir.algebra import MINUS, ZERO, renamed
-from mixer_ir.expr import SOURCE, TIME, Call, Delay, Expr, Index, Literal, Reverse, Transition
+from mixer_ir.expr import SOURCE, TIME, Call, Delay, Expr, Index, Literal, Reverse
 from mixer_ir.matrix import (
     Band,
     Cauchy,
@@ -31,6 +31,7 @@ from mixer_ir.matrix import (
     Toeplitz,
     Transpose,
 )
+from mixer_ir.process import Transition
 from mixer_ir.rules_resets import SCORES as RESET_SCORES
 from mixer_ir.rules_resets import resets_of_product
 from mixer_ir.time_reversal import conjugated, cross, pointwise

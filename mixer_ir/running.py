@@ -41,6 +41,8 @@ def runner(backend: str, program: Program, precision: torch.dtype) -> Run:
     """
     if backend == "eager":
         return autograd.differentiable(program, partial(without_autocast, precision=precision))
+    if backend == "native":
+        return autograd.differentiable(program, partial(native.prepare, alone=precision))
     return autograd.differentiable(program, partial(through_arrays, backend))
 
 

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from mixer_ir import expr as e
 from mixer_ir import matrix as m
-from mixer_ir.expr import SOURCE, TIME, Axes, Expr, Transition
+from mixer_ir.expr import SOURCE, TIME, Axes, Expr
+from mixer_ir.matrix import Apply
 from mixer_ir.mixer import Mixer
 from mixer_ir.named import Array, apply, contract
 from mixer_ir.node import Node, walk
 from mixer_ir.oracle import Oracle
+from mixer_ir.process import Transition
 
 Law: TypeAlias = Callable[[tuple[int, ...], torch.Generator], Tensor]
 SIZES = {"b": 2, "h": 2, "k": 3, "v": 2, "n": 3, "d": 2, "c": 5, "m": 3}
@@ -72,7 +74,7 @@ def sizes_for(mixer: Mixer, length: int, given: Mapping[str, int] | None = None)
     axes = e.union(*mixer.signals.values())
     sizes = {a: SIZES.get(a, 2) for a in axes} | {TIME: length}
     if SOURCE in axes:
-        cross = any(isinstance(n, e.Apply) and TIME not in n.of.axes for n in walk(mixer.body))
+        cross = any(isinstance(n, Apply) and TIME not in n.of.axes for n in walk(mixer.body))
         sizes[SOURCE] = length + 1 if cross else length
     sizes |= dict(given or {}) | {TIME: length}
     for n in walk(mixer.body):

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from mixer_ir import expr as _expr
 from mixer_ir import matrix as _matrix
+from mixer_ir import process as _process
 from mixer_ir.check import check
 from mixer_ir.errors import MixerError, SpecError
 from mixer_ir.expr import SOURCE, TIME, Axes, Expr, Signal, parse_axes
@@ -23,11 +24,11 @@ HEAD = {"mixer_ir", "name", "doc", "paper", "year", "value", "signals", "returns
 
 NODES: dict[str, type[Node]] = {
     name: cls
-    for module in (_expr, _matrix)
+    for module in (_expr, _matrix, _process)
     for name, cls in vars(module).items()
     if isinstance(cls, type) and issubclass(cls, Node) and "__dataclass_fields__" in vars(cls)
 }
-_NAMES = {**vars(_matrix), **vars(_expr), "Matrix": _matrix.Matrix}
+_NAMES = {**vars(_matrix), **vars(_expr), **vars(_process), "Matrix": _matrix.Matrix}
 FIELDS: dict[str, dict[str, Any]] = {
     name: {f.name: typing.get_type_hints(cls, _NAMES)[f.name] for f in dataclasses.fields(cast(Any, cls)) if f.init}
     for name, cls in NODES.items()

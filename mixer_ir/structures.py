@@ -9,7 +9,7 @@ from mixer_ir.algebra import log_of
 from mixer_ir.along import whole
 from mixer_ir.check import checked, needs, show
 from mixer_ir.errors import AxisError, DeclarationError
-from mixer_ir.expr import BATCH, SOURCE, TIME, Axes, Expr, Transition, as_expr, parse_axes
+from mixer_ir.expr import BATCH, SOURCE, TIME, Axes, Expr, as_expr, parse_axes
 from mixer_ir.matrix import (
     Band,
     Cauchy,
@@ -33,6 +33,7 @@ from mixer_ir.matrix import (
     Transpose,
     Vandermonde,
 )
+from mixer_ir.process import Transition
 from mixer_ir.tracing import untraced
 
 __all__ = [

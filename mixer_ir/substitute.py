@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixer_ir.check import check
-from mixer_ir.expr import TIME, Axes, Expr, Recurrence, Run, Signal, State, union, without
+from mixer_ir.expr import TIME, Axes, Expr, Signal, union, without
 from mixer_ir.node import Node, rebuild, walk
+from mixer_ir.process import Recurrence, Run, State
 
 
 def batch_axes(states: tuple[State, ...], updates: tuple[Expr, ...], reset: Expr | None = None) -> Axes:

@@ -8,7 +8,6 @@ from typing import Any
 from mixer_ir.expr import (
     SOURCE,
     TIME,
-    Apply,
     Axes,
     Call,
     Contract,
@@ -19,22 +18,17 @@ from mixer_ir.expr import (
     Index,
     Join,
     Literal,
-    Process,
-    Read,
-    Recurrence,
     Reduce,
     Rename,
     Reverse,
-    Run,
     Signal,
     Size,
-    State,
     Take,
-    Transition,
     without,
 )
 from mixer_ir.functions import FUNCTIONS
 from mixer_ir.matrix import (
+    Apply,
     Band,
     Cauchy,
     Causal,
@@ -63,6 +57,7 @@ from mixer_ir.matrix import (
     Vandermonde,
 )
 from mixer_ir.node import Node, walk
+from mixer_ir.process import Process, Read, Recurrence, Run, State, Transition
 
 LOOSE, PLUS, DOT, TIMES, POWER, ATOM = range(6)
 LONG = 28  # a text longer than this is named, if it is used twice

@@ -6,9 +6,10 @@ from functools import lru_cache
 from typing import TypeVar
 
 from mixer_ir.algebra import renamed
-from mixer_ir.expr import SOURCE, TIME, Apply, Cumulate, Delay, Expr, Index, Read, Reverse, Run, Signal
-from mixer_ir.matrix import Circulant, Toeplitz
+from mixer_ir.expr import SOURCE, TIME, Cumulate, Delay, Expr, Index, Reverse, Signal
+from mixer_ir.matrix import Apply, Circulant, Toeplitz
 from mixer_ir.node import Node
+from mixer_ir.process import Read, Run
 
 N = TypeVar("N", bound=Node)
 

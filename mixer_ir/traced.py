@@ -17,10 +17,11 @@ from mixer_ir.definition import Definition
 from mixer_ir.definition_entries import Entries
 from mixer_ir.emitted import small
 from mixer_ir.exact import Ring
-from mixer_ir.expr import SOURCE, TIME, Axes, Expr, Process, Run, union, without
+from mixer_ir.expr import SOURCE, TIME, Axes, Expr, union, without
 from mixer_ir.matrix import Matrix
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import Node, walk
+from mixer_ir.process import Process, Run
 
 STEPS = 2
 """how long the instances are on which a rule is tried"""

@@ -7,27 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from mixer_ir.canonical import gathered
 from mixer_ir.errors import DeclarationError
-from mixer_ir.expr import (
-    BATCH,
-    SOURCE,
-    TIME,
-    Apply,
-    Call,
-    Cumulate,
-    Expr,
-    Literal,
-    Process,
-    Read,
-    Reverse,
-    Run,
-    Signal,
-    Size,
-    without,
-)
+from mixer_ir.expr import BATCH, SOURCE, TIME, Call, Cumulate, Expr, Literal, Reverse, Signal, Size, without
 from mixer_ir.invariance import is_time_invariant
-from mixer_ir.matrix import Band, Circulant, Diagonal, Fourier, Identity, LowRank, Matrix, Monarch, Softmax, Toeplitz
+from mixer_ir.matrix import (
+    Apply,
+    Band,
+    Circulant,
+    Diagonal,
+    Fourier,
+    Identity,
+    LowRank,
+    Matrix,
+    Monarch,
+    Softmax,
+    Toeplitz,
+)
 from mixer_ir.node import Node, walk
 from mixer_ir.pieces import pieces
+from mixer_ir.process import Process, Read, Run
 from mixer_ir.reach import Reach, reach_of
 from mixer_ir.rules_collect import structure_of
 

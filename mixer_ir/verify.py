@@ -22,14 +22,17 @@ from lowering.lower import lower
 from lowering.planner import plan
 from lowering.profile import profile_of
 from mixer_ir.binding import kind_of
+from mixer_ir.choosing import checked_form, checked_mixer
 from mixer_ir.compiled import CompiledMixer, compile
-from mixer_ir.errors import DeclarationError, MixerError, StreamError
+from mixer_ir.errors import AxisError, DeclarationError, MixerError, OptionError, StreamError, one_of
 from mixer_ir.expected import Expected, Measured, expected
-from mixer_ir.expr import SOURCE, TIME, Axes, Process, Recurrence
+from mixer_ir.expr import SOURCE, TIME, Axes, union
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import walk
 from mixer_ir.oracle import entries
 from mixer_ir.probe import probes
+from mixer_ir.process import Process, Recurrence
+from mixer_ir.running import checked_backend
 
 LENGTHS = (1, 2, 7, 64, 129)
 CHUNKS = (1, 3, 16, 64)
@@ -125,7 +128,22 @@ def verify(
     sizes             of axes other than t; small by default
     signals           tensors to use for these signals (then give `lengths` that fit them)
     sample            a function from a length to tensors for some or all signals, where the drawn ones do not suit
+
+    Errors: those of `mx.compile` for a form or backend; OptionError for lengths or chunks that are no whole numbers
+    from 1; SignalError and AxisError for signals and sizes that do not fit the mixer.
     """
+    checked_mixer(mixer, "verify")
+    for form in forms or ():
+        checked_form(mixer, form)
+    for backend in backends or ():
+        checked_backend(backend)
+    declared = union(*mixer.signals.values())
+    foreign = [a for a in sizes or () if a not in declared]
+    if foreign:
+        raise AxisError(f"{mixer.name} has no axis {foreign[0]!r}; its axes: {one_of(declared)}")
+    for word, numbers in (("lengths", lengths), ("chunks", chunks)):
+        if not numbers or any(type(n) is not int or n < 1 for n in numbers):
+            raise OptionError(f"{word} = {numbers!r}: mx.verify takes at least one whole number from 1")
     return Report(
         mixer.name,
         tuple(Verification(mixer, chunks, forms, backends, sizes, signals, sample, seed).rows(lengths, dtypes)),

@@ -10,9 +10,10 @@ import torch
 import mixer_ir as mx
 from mixer_ir.affine import NotAffine, normal_form
 from mixer_ir.canonical import canonicalise
-from mixer_ir.expr import Read, Run, Size
+from mixer_ir.expr import Size
 from mixer_ir.node import walk
 from mixer_ir.oracle import evaluate
+from mixer_ir.process import Read, Run
 
 SIZES = {"b": 2, "t": 6, "h": 2, "k": 3, "v": 4, "n": 3, "m": 3, "d": 2, "r": 2, "j": 3}
 

@@ -14,7 +14,7 @@ from lowering.lower import lower
 from lowering.program import Program
 from mixer_ir import matrix as m
 from mixer_ir import oracle
-from mixer_ir.expr import Apply
+from mixer_ir.matrix import Apply
 from tests.test_matrix_forms import (
     BIAS,
     CROSS,

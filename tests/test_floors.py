@@ -51,6 +51,7 @@ HEAVY = {  # libraries that may be imported inside a function, and why
     "matplotlib": "only pictures need it, and it is an extra",
     "networkx": "only analyses that want a graph need it",
     "rich": "only printing needs it",
+    "sklearn": "only the demonstration needs its digits, and it is an extra",
     "sympy": "half a second, which `import mixer_ir` must not cost",
     "triton": "is not there on every platform",
 }

@@ -15,11 +15,13 @@ from mixer_ir import expr as x
 from mixer_ir import matrix as m
 from mixer_ir import oracle
 from mixer_ir.errors import AxisError, FormError, SignalError
-from mixer_ir.expr import Apply, Contract, Cumulate, Delay, Expr, Process, Read, Recurrence, Run, Transition, call
+from mixer_ir.expr import Contract, Cumulate, Delay, Expr, call
+from mixer_ir.matrix import Apply
+from mixer_ir.process import Process, Read, Recurrence, Run, State, Transition
 from tests.test_matrix_forms import LOG, QK, RESET, K, Q, V, assert_close, axes_of, data_of, sig, signals_in, type_of
 
 TABLE, WHICH = sig("table", "c k"), sig("which", "b t h")
-S, N = x.State(name="S", axes=("k", "v")), x.State(name="N", axes=("k",))
+S, N = State(name="S", axes=("k", "v")), State(name="N", axes=("k",))
 PROCESS = Process(name="S", axes=("k", "v"), over=("k",), transition=Transition(log=LOG), inputs=((K, V),))
 ONCE = Read(process=PROCESS, query=Q)
 GATED = Recurrence(

@@ -13,8 +13,9 @@ from lowering.context import Choice, SignalType
 from lowering.lower import lower, lower_matrix
 from mixer_ir import matrix as m
 from mixer_ir import oracle
-from mixer_ir.expr import SOURCE, TIME, Apply, Axes, Expr, Index, Rename, Signal, Transition, call
-from mixer_ir.matrix import Matrix
+from mixer_ir.expr import SOURCE, TIME, Axes, Expr, Index, Rename, Signal, call
+from mixer_ir.matrix import Apply, Matrix
+from mixer_ir.process import Transition
 
 SIZES = {"b": 2, "h": 2, "k": 3, "n": 2, "v": 2, "l": 4, "i": 4, "j": 4, "c": 4, "d": 4}
 LENGTHS = st.sampled_from((1, 2, 7, 63, 129))

@@ -19,8 +19,8 @@ import mixer_ir as mx
 from lowering.segment import Dot, Entering, Leaving, Plus, Resolve, Row, Segment, Whole
 from mixer_ir import canonical
 from mixer_ir.algebra import replaced
-from mixer_ir.expr import Process
 from mixer_ir.node import walk
+from mixer_ir.process import Process
 from mixer_ir.prove import prove
 from mixer_ir.verify import verify
 

@@ -6,23 +6,10 @@ import pytest
 import torch
 
 from mixer_ir import matrix as m
-from mixer_ir.expr import (
-    Apply,
-    Cumulate,
-    Delay,
-    Index,
-    Process,
-    Read,
-    Recurrence,
-    Run,
-    Signal,
-    State,
-    Take,
-    Transition,
-    call,
-    contract,
-)
+from mixer_ir.expr import Cumulate, Delay, Index, Signal, Take, call, contract
+from mixer_ir.matrix import Apply
 from mixer_ir.oracle import entries, evaluate
+from mixer_ir.process import Process, Read, Recurrence, Run, State, Transition
 
 B, T, H, K, V = 2, 6, 2, 3, 4
 AXES = {"q": "bthk", "k": "bthk", "v": "bthv", "g": "bth", "a": "bthk", "h": "t", "r": "bt", "d": "bt"}

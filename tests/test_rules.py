@@ -12,8 +12,9 @@ import torch
 import mixer_ir as mx
 from mixer_ir.algebra import ONE
 from mixer_ir.canonical import Fired, Rewriter, canonicalise
-from mixer_ir.expr import Apply, Expr, Signal, Transition
+from mixer_ir.expr import Expr, Signal
 from mixer_ir.matrix import (
+    Apply,
     Band,
     Cauchy,
     Decay,
@@ -29,6 +30,7 @@ from mixer_ir.matrix import (
 )
 from mixer_ir.node import walk
 from mixer_ir.oracle import entries, evaluate
+from mixer_ir.process import Transition
 from mixer_ir.rules import RULES as MATRIX_RULES
 from mixer_ir.rules import SCORES
 from mixer_ir.rules_apply import RULES as APPLY_RULES

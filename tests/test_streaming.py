@@ -17,21 +17,9 @@ from mixer_ir import expr as x
 from mixer_ir import matrix as m
 from mixer_ir import oracle
 from mixer_ir.errors import StreamError
-from mixer_ir.expr import (
-    TIME,
-    Apply,
-    Contract,
-    Cumulate,
-    Delay,
-    Expr,
-    Index,
-    Process,
-    Read,
-    Recurrence,
-    Run,
-    Transition,
-    call,
-)
+from mixer_ir.expr import TIME, Contract, Cumulate, Delay, Expr, Index, call
+from mixer_ir.matrix import Apply
+from mixer_ir.process import Process, Read, Recurrence, Run, State, Transition
 from tests.test_matrix_forms import (
     CROSS,
     FORMS,
@@ -79,7 +67,7 @@ NOT_STREAMED = {
     "entrywise exp",
 }
 STATE = Process(name="S", axes=("k", "v"), over=("k",), transition=Transition(log=LOG), inputs=((K, V),), reset=RESET)
-S = x.State(name="S", axes=("k",))
+S = State(name="S", axes=("k",))
 PLAIN = Recurrence(
     name="plain",
     states=(S,),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from backends.native.compiler import HERE, compiler
+from backends.native.compiler import HERE, installed
 from backends.native.emit import emit
 from backends.plan import check_shape, given
 from lowering.program import Program
@@ -33,19 +33,20 @@ Run = Callable[[Sequence[Tensor]], list[Tensor]]
 def missing() -> str | None:
     """None if this backend runs on this machine, or what it lacks."""
     try:
-        compiler()
+        installed()
     except BackendError as error:
         return str(error)
     return None
 
 
-def prepare(program: Program) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+def prepare(program: Program, alone: torch.dtype | None = None) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
     """A function from tensors by input name to tensors by output name, on the processor.
 
-    It computes in the widest floating precision among its inputs, at least float32. Errors: BackendError without a
+    It computes in the widest floating precision among its inputs, at least float32; in
+    `alone` where it has no floating inputs. Errors: BackendError without a
     compiler, or for tensors on another device.
     """
-    compiler()
+    installed()
     runs: dict[torch.dtype, Run] = {}
 
     def call(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -54,7 +55,7 @@ def prepare(program: Program) -> Callable[[Mapping[str, Tensor]], dict[str, Tens
             check_shape(v, x.shape)
             if x.device.type != "cpu":
                 raise BackendError(f"the native backend runs on the processor, but a tensor is on {x.device}")
-        real = _precision(inputs)
+        real = _precision(inputs, alone)
         if real not in runs:
             runs[real] = _loaded(program, real)
         return dict(zip(program.names, runs[real](inputs), strict=True))
@@ -62,8 +63,9 @@ def prepare(program: Program) -> Callable[[Mapping[str, Tensor]], dict[str, Tens
     return call
 
 
-def _precision(inputs: Sequence[Tensor]) -> torch.dtype:
-    floating = [x.dtype for x in inputs if x.is_floating_point() or x.is_complex()] or [torch.get_default_dtype()]
+def _precision(inputs: Sequence[Tensor], alone: torch.dtype | None) -> torch.dtype:
+    floating = [x.dtype for x in inputs if x.is_floating_point() or x.is_complex()]
+    floating = floating or [alone or torch.get_default_dtype()]
     return torch.float64 if any(d in (torch.float64, torch.complex128) for d in floating) else torch.float32
 
 
@@ -72,7 +74,7 @@ def _loaded(program: Program, real: torch.dtype) -> Run:
     made = emit(program, real.itemsize)
     extra = ("-DDOUBLE",) if real == torch.float64 else ()
     _runtime(extra)
-    function = ctypes.CDLL(str(compiler().make(made.text, extra))).run
+    function = ctypes.CDLL(str(installed().make(made.text, extra))).run
     function.restype = None
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
     dtypes = DTYPES[real]
@@ -113,5 +115,5 @@ def _runtime(extra: tuple[str, ...]) -> None:
     """The routines that programs of one precision call, made known to them."""
     with _LOCK:
         if extra not in _RUNTIMES:
-            path = compiler().make((HERE / "runtime.c").read_text(encoding="utf-8"), extra)
+            path = installed().make((HERE / "runtime.c").read_text(encoding="utf-8"), extra)
             _RUNTIMES[extra] = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)

@@ -83,7 +83,7 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixer-ir" / "native"
 
 
-def compiler() -> Compiler:
+def installed() -> Compiler:
     """The compiler: $CC if that is set, else the first one on the path that works.
 
     Errors: BackendError that says what to install.

@@ -97,9 +97,7 @@ class Fusions:
             if isinstance(v.op, p.Map | p.Cast):
                 stored.add(v)
         for v in reversed(program.order):
-            if is_sum(v) or isinstance(v.op, p.Scan | p.Pick):
-                stored.add(v)
-            elif isinstance(v.op, p.Map) and v not in trivial and reads[v] > entries(v):
+            if is_sum(v) or isinstance(v.op, p.Scan | p.Pick) or (isinstance(v.op, p.Map) and v not in trivial and reads[v] > entries(v)):
                 stored.add(v)
             times = float(entries(v)) if v in stored else reads[v]
             for a, n in self._reads_of(v, times, stored, arrays):

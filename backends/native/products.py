@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from backends.native.fusing import product_axes, product_sizes
+from backends.native.fusing import product_axes
 from backends.native.index import Index, Variable
 from backends.native.memory import Store
 from backends.native.nest import Axes, Loop, Nest

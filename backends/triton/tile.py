@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mixer_ir.functions import Kind
@@ -49,7 +50,7 @@ class Index:
     """Where along an axis the entries of a tile lie: `text` (whole numbers), between low and high.
 
     plain   the dimension whose entries it counts, from 0
-    parts   (outer, inner, n) where it is outer · n + inner with 0 ≤ inner < n
+    parts   (outer, inner, n) where it is outer · n + inner; entries with inner ≥ n are void
     moved   it varies inside the tile, but neither counts entries nor blocks of them: what is computed from a whole
             axis is then read from memory
     """
@@ -71,7 +72,23 @@ class Index:
 
     def inside(self, size: int) -> bool:
         """Whether it is known to lie on an axis of this size."""
-        return self.low >= 0 and self.high < size
+        return not list(self.conditions(size))
+
+    def conditions(self, size: int) -> Iterator[tuple[Tile, str]]:
+        """What makes an entry lie on an axis of this size: tiles of numbers and what they are compared with."""
+        if self.parts is not None:
+            outer, inner, n = self.parts
+            yield from inner.conditions(n)
+            high = outer.high * n + min(inner.high, n - 1)
+            if not list(inner.conditions(n)) and size % n == 0:
+                yield from outer.conditions(size // n)
+                return
+        else:
+            high = self.high
+        if self.low < 0:
+            yield self.tile, ">= 0"
+        if high >= size:
+            yield self.tile, f"< {size}"
 
 
 def constant(i: int) -> Index:
@@ -85,7 +102,7 @@ def scalar(text: str, count: int, depth: int = 0) -> Index:
 
 def counting(dim: Dim) -> Index:
     """0 … size − 1 along a dimension."""
-    return Index(Tile(f"o_{dim.name}", (dim,), "int"), 0, dim.size - 1, plain=dim)
+    return Index(Tile(f"o_{dim.name}_{dim.size}", (dim,), "int"), 0, dim.size - 1, plain=dim)
 
 
 def joined(outer: Index, inner: Index, n: int) -> Index:
@@ -96,16 +113,11 @@ def joined(outer: Index, inner: Index, n: int) -> Index:
     text = f"{_factor(outer.tile.over(dims))} * {n} + {_term(inner.tile.over(dims))}" if n != 1 else outer.tile.over(dims)
     tile = Tile(text, dims, "int", max(outer.tile.depth, inner.tile.depth))
     low, high = outer.low * n + inner.low, outer.high * n + inner.high
-    fits = inner.inside(n)
-    if outer.parts is None and inner.parts is None and inner.plain is not None and inner.plain.size == n and not outer.dims:
-        moved = False
-    else:
-        moved = outer.moved or inner.moved
-    return Index(tile, low, high, parts=(outer, inner, n) if fits else None, moved=moved)
+    return Index(tile, low, high, parts=(outer, inner, n), moved=outer.moved or inner.moved)
 
 
 def _factor(text: str) -> str:
-    return text if text.replace("_", "").isalnum() or text.endswith("]") and " " not in text.split("[")[0] else f"({text})"
+    return text if text.replace("_", "").isalnum() or (text.endswith("]") and " " not in text.split("[", maxsplit=1)[0]) else f"({text})"
 
 
 def _term(text: str) -> str:

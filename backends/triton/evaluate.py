@@ -1,0 +1,332 @@
+"""From values to tiles: the text that computes a value at given places along its axes.
+
+Evaluation pulls: a consumer asks for the entries it wants, and operations that only move or map entries pass the
+question on, so that slices, joins and changes of axes become arithmetic on addresses. What has to see a whole axis at
+once, or is asked for at places that it cannot serve, raises `Cut`: that value is then computed by a kernel of its own
+and read from memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backends.triton import tile as t
+from backends.triton.functions import FORMS
+from backends.triton.tile import Index, Tile
+from backends.triton.writer import Writer
+from lowering import program as p
+from lowering.program import Value
+from mixer_ir.errors import BackendError
+
+Where = Mapping[str, Index]
+
+
+class Cut(Exception):
+    """This value has to be in memory before it can be read so."""
+
+    def __init__(self, value: Value, why: str) -> None:
+        super().__init__(f"{value}: {why}")
+        self.value = value
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A value in memory, packed in the order of its axes."""
+
+    name: str
+    value: Value
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        made: list[int] = []
+        for n in reversed(self.value.shape):
+            made.insert(0, made[0] * sizes[0] if made else 1)
+            sizes = [n]
+        return tuple(made)
+
+
+class Evaluator:
+    """Tiles of the values of one kernel.
+
+    buffers   values that are read from memory          bound   inputs of loop bodies: how they are computed here
+    loaded    the buffers that were read
+    """
+
+    def __init__(self, writer: Writer, buffers: Mapping[Value, Buffer]) -> None:
+        self.w = writer
+        self.buffers = buffers
+        self.bound: dict[Value, Callable[[Where], Tile]] = {}
+        self.loaded: dict[Value, None] = {}
+        self.memo: list[dict[Any, Tile]] = [{}]
+        self.roots: set[Value] = set()
+        self.summing = 0
+        self.inverses: set[int] = set()
+
+    def at(self, v: Value, where: Where) -> Tile:
+        """The tile of v's entries at `where` (by axis; further axes are ignored)."""
+        here = {a: where[a] for a in v.axes}
+        key = (v, tuple(here.values()))
+        for level in reversed(self.memo):
+            if key in level:
+                return level[key]
+        made = self._made(v, here)
+        self.memo[min(made.depth, len(self.memo) - 1)][key] = made
+        return made
+
+    def _made(self, v: Value, where: Where) -> Tile:
+        if v in self.bound:
+            return self.bound[v](where)
+        if v in self.buffers and v not in self.roots:
+            return self.load(v, where)
+        rule = RULES.get(type(v.op))
+        if rule is None:
+            raise Cut(v, "is computed by itself")
+        return rule(self, v, where)
+
+    # ------------------------------------------------------------------ memory
+
+    def load(self, v: Value, where: Where) -> Tile:
+        buffer = self.buffers[v]
+        self.loaded[v] = None
+        offset, mask, dims, depth = self.place(buffer, where)
+        address = f"p_{buffer.name}" + (f" + {offset}" if offset else "")
+        text = f"tl.load({address}" + (f", mask={mask}, other=0)" if mask else ")")
+        text += {"real": f".to({self.w.real})", "int": ".to(tl.int64)", "bool": " != 0"}[v.kind]
+        hint = f"b_{buffer.name}"
+        clean = frozenset(d for a in v.axes if (d := where[a].plain) is not None and v.kind != "bool")
+        return self.w.let(hint, text, dims, depth=depth, kind=v.kind, clean=clean)
+
+    def place(self, buffer: Buffer, where: Where) -> tuple[str, str, tuple[t.Dim, ...], int]:
+        """(offset, mask, dimensions, depth) of a buffer's entries."""
+        v = buffer.value
+        used = [(where[a], stride, n) for a, stride, n in zip(v.axes, buffer.strides, v.shape, strict=True)]
+        dims = t.joint(*(ix.tile for ix, _, _ in used))
+        terms, masks = [], []
+        for ix, stride, n in used:
+            masks += [f"({_atom(x.over(dims))} {limit})" for x, limit in ix.conditions(n)]
+            if n > 1 and ix.text != "0":
+                text = _atom(ix.tile.over(dims))
+                far = max(abs(ix.high), abs(ix.low)) * stride >= 1 << 31
+                text = f"{text}.to(tl.int64)" if far and ix.dims and ix.plain else text
+                terms.append(text if stride == 1 else f"{text} * {stride}")
+        depth = max((ix.tile.depth for ix, _, _ in used), default=0)
+        return " + ".join(terms), " & ".join(dict.fromkeys(masks)), dims, depth
+
+    def store(self, buffer: Buffer, x: Tile, where: Where) -> None:
+        """x written to a buffer, inside the innermost loop."""
+        offset, mask, dims, _ = self.place(buffer, where)
+        text = x.over(dims)
+        if x.literal or set(x.dims) != set(dims):
+            shape = ", ".join(str(d.size) for d in dims)
+            typed = f"tl.full([], {x.text}, {self.type_of(buffer.value)})" if x.literal else text
+            text = f"tl.broadcast_to({typed}, [{shape}])" if dims else typed
+        if buffer.value.kind == "bool":
+            text = f"({text}).to(tl.int8)"
+        address = f"p_{buffer.name}" + (f" + {offset}" if offset else "")
+        self.w.do(f"tl.store({address}, {text}" + (f", mask={mask})" if mask else ")"))
+
+    def type_of(self, v: Value) -> str:
+        return {"real": self.w.real, "int": "tl.int64", "bool": "tl.int1"}[v.kind]
+
+    # ------------------------------------------------------------------ conditions and masks
+
+    def between(self, ix: Index, low: int, high: int) -> Tile | bool:
+        """Whether low ≤ ix < high: known, or a tile."""
+        if ix.low >= low and ix.high < high:
+            return True
+        if ix.high < low or ix.low >= high:
+            return False
+        text = _atom(ix.text)
+        parts = [f"({text} >= {low})"] * (ix.low < low) + [f"({text} < {high})"] * (ix.high >= high)
+        return Tile(f"({' & '.join(parts)})", ix.dims, "bool", ix.tile.depth)
+
+    def select(self, condition: Tile | bool, yes: Callable[[], Tile], no: Callable[[], Tile]) -> Tile:
+        if isinstance(condition, bool):
+            return yes() if condition else no()
+        x, y = yes(), no()
+        return self.w.map("tl.where({}, {}, {})", condition, self.typed(x, y), y, kind=x.kind, hint="x")
+
+    def typed(self, x: Tile, y: Tile) -> Tile:
+        """x, given its type if both are bare numbers."""
+        if not (x.literal and y.literal):
+            return x
+        kind = {"real": self.w.real, "int": "tl.int64", "bool": "tl.int1"}[x.kind]
+        return self.w.let("x", f"tl.full([], {x.text}, {kind})", (), depth=0, kind=x.kind, light=True)
+
+    def masked(self, x: Tile, ix: Index, size: int, neutral: str = "0") -> Tile:
+        """x with `neutral` where ix is beyond the axis."""
+        conditions = list(ix.conditions(size))
+        if not conditions or (neutral == "0" and ix.plain is not None and ix.plain in x.clean):
+            return x
+        text = " & ".join(f"({_atom(c.over(ix.dims))} {limit})" for c, limit in conditions)
+        inside = Tile(f"({text})", ix.dims, "bool", ix.tile.depth)
+        return self.w.map("tl.where({}, {}, {})", inside, x, Tile(neutral, literal=True, kind=x.kind), kind=x.kind)
+
+
+def _atom(text: str) -> str:
+    simple = text.replace("_", "").isalnum() or text.startswith("(") or (text.endswith("]") and " " not in text.split("[", maxsplit=1)[0])
+    return text if simple else f"({text})"
+
+
+def literal(v: Value, value: Any) -> Tile:
+    """A number as text."""
+    if v.kind == "bool":
+        return Tile(str(bool(value)), (), "bool", 0, True)
+    if v.kind == "int":
+        return Tile(str(int(value)), (), "int", 0, True)
+    x = float(value)
+    text = repr(x) if x == x and abs(x) != float("inf") else f'float("{x}")'
+    return Tile(text, (), "real", 0, True)
+
+
+# ---------------------------------------------------------------------- entry by entry, and moving entries
+
+
+def _constant(e: Evaluator, v: Value, where: Where) -> Tile:
+    assert isinstance(v.op, p.Constant)
+    return literal(v, v.op.value)
+
+
+def _iota(e: Evaluator, v: Value, where: Where) -> Tile:
+    return where[v.axes[0]].tile
+
+
+def _map(e: Evaluator, v: Value, where: Where) -> Tile:
+    assert isinstance(v.op, p.Map)
+    fn = v.op.fn
+    if fn not in FORMS:
+        raise BackendError(f"the triton backend has no spelling of the function {fn!r}")
+    tiles = [e.at(a, where) for a in v.args]
+    if all(x.literal for x in tiles) or (fn == "where" and tiles[1].literal and tiles[2].literal):
+        i = 1 if fn == "where" else 0
+        tiles[i] = e.typed(tiles[i], tiles[i])
+    if fn == "div" and v.args[0].kind != "real":
+        tiles = [e.w.map(f"({{}}).to({e.w.real})", e.typed(x, x), hint="x") for x in tiles]
+    return e.w.map(FORMS[fn], *tiles, kind=v.kind, hint=NAMES.get(fn, "x"))
+
+
+NAMES = {"exp": "e", "eq": "m", "lt": "m", "le": "m", "ne": "m", "and": "m", "or": "m", "not": "m"}
+
+
+def _same(e: Evaluator, v: Value, where: Where) -> Tile:
+    return e.at(v.args[0], where)
+
+
+def _cast(e: Evaluator, v: Value, where: Where) -> Tile:
+    x = e.at(v.args[0], where)
+    if x.literal:
+        value = {"True": 1, "False": 0}.get(x.text, x.text)
+        return literal(v, float(value) if v.kind == "real" and "float" not in str(value) else eval_literal(str(value)))
+    if v.kind == "bool":
+        return e.w.map("{} != 0", x, kind="bool", hint="m")
+    return e.w.map(f"{{}}.to({e.type_of(v)})", x, kind=v.kind)
+
+
+def eval_literal(text: str) -> float | int:
+    return float(text[7:-2]) if text.startswith("float(") else float(text) if "." in text or "e" in text else int(text)
+
+
+def _rename(e: Evaluator, v: Value, where: Where) -> Tile:
+    assert isinstance(v.op, p.Rename)
+    return e.at(v.args[0], {**where, v.op.old: where[v.op.new]})
+
+
+def _split(e: Evaluator, v: Value, where: Where) -> Tile:
+    assert isinstance(v.op, p.Split)
+    op = v.op
+    return e.at(v.args[0], {**where, op.axis: t.joined(where[op.outer], where[op.inner], v.size(op.inner))})
+
+
+def _merge(e: Evaluator, v: Value, where: Where) -> Tile:
+    assert isinstance(v.op, p.Merge)
+    op, x = v.op, v.args[0]
+    outer, inner = t.quotient(where[op.axis], x.size(op.inner), x.size(op.outer))
+    return e.at(x, {**where, op.outer: outer, op.inner: inner})
+
+
+def _slice(e: Evaluator, v: Value, where: Where) -> Tile:
+    assert isinstance(v.op, p.Slice)
+    op = v.op
+    ix = t.constant(op.start) if v.size(op.axis) == 1 else t.strided(where[op.axis], op.step, op.start)
+    return e.at(v.args[0], {**where, op.axis: ix})
+
+
+def _flip(e: Evaluator, v: Value, where: Where) -> Tile:
+    assert isinstance(v.op, p.Flip)
+    return e.at(v.args[0], {**where, v.op.axis: t.reversed_(where[v.op.axis], v.size(v.op.axis))})
+
+
+def _pad(e: Evaluator, v: Value, where: Where) -> Tile:
+    assert isinstance(v.op, p.Pad)
+    op, x = v.op, v.args[0]
+    ix = t.shifted(where[op.axis], -op.before)
+    inside = e.between(ix, 0, x.size(op.axis) if op.after else max(ix.high + 1, x.size(op.axis)))
+    return e.select(inside, lambda: e.at(x, {**where, op.axis: ix}), lambda: literal(v, op.value))
+
+
+def _concat(e: Evaluator, v: Value, where: Where) -> Tile:
+    """One part or the other; of parts that are joins along a vector themselves, only one is evaluated in place."""
+    assert isinstance(v.op, p.Concat)
+    axis = v.op.axis
+
+    def part(i: int, ix: Index) -> Tile:
+        x = v.args[i]
+        here = {**where, axis: ix}
+        if i == len(v.args) - 1:
+            return e.at(x, here)
+        n = x.size(axis)
+        inside = e.between(ix, min(0, ix.low), n)
+        return e.select(inside, lambda: e.at(x, here), lambda: part(i + 1, t.shifted(ix, -n)))
+
+    if where[axis].dims:
+        for x in v.args:
+            if x not in e.buffers and joins(x, e.buffers):
+                raise Cut(x, "joins inside a join")
+    return part(0, where[axis])
+
+
+def joins(v: Value, known: Mapping[Value, Buffer]) -> bool:
+    """Whether a join is evaluated in place on the way to v."""
+    seen, todo = set(), [v]
+    while todo:
+        x = todo.pop()
+        if x in seen or x in known:
+            continue
+        seen.add(x)
+        if isinstance(x.op, p.Concat):
+            return True
+        todo += x.args
+    return False
+
+
+def _take(e: Evaluator, v: Value, where: Where) -> Tile:
+    assert isinstance(v.op, p.Take)
+    table, index = v.args
+    if table not in e.buffers:
+        raise Cut(table, "is read at places that are computed")
+    i = e.at(index, where)
+    ix = Index(i, -t.ANYWHERE, t.ANYWHERE, moved=True) if not i.literal else t.constant(int(i.text))
+    return e.at(table, {**where, v.op.axis: ix})
+
+
+Rule = Callable[[Evaluator, Value, Where], Tile]
+
+RULES: dict[type, Rule] = {
+    p.Constant: _constant,
+    p.Iota: _iota,
+    p.Map: _map,
+    p.Expand: _same,
+    p.Order: _same,
+    p.Cast: _cast,
+    p.Rename: _rename,
+    p.Split: _split,
+    p.Merge: _merge,
+    p.Slice: _slice,
+    p.Flip: _flip,
+    p.Pad: _pad,
+    p.Concat: _concat,
+    p.Take: _take,
+}
+"""operation -> its tile; those that sum are added by backends/triton/sums.py"""

@@ -1,0 +1,236 @@
+"""Kernels of values that run along an axis: affine scans, long cumulations, and loops that carry a state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from backends.triton import tile as t
+from backends.triton.evaluate import Buffer, Cut, Evaluator, Where
+from backends.triton.kernel import Grid, Kernel, Setting, assembled
+from backends.triton.roots import Demands, demands, places, warps_of
+from backends.triton.sums import cumulated, fresh, looping, neutral_of, padded, running, whole
+from backends.triton.tile import Dim, Index, Tile
+from backends.triton.writer import Writer
+from lowering import program as p
+from lowering.program import Value
+
+STEPS, LANES = 64, 32
+"""of a tile of a scan that runs entry by entry: places along the axis, and beside it"""
+
+
+def _evaluator(setting: Setting, buffers: Mapping[Value, Buffer], roots: set[Value]) -> Evaluator:
+    e = Evaluator(Writer(setting.real, setting.dot), buffers)
+    e.roots = roots
+    return e
+
+
+def _step(e: Evaluator, axis: str, n: int, reverse: bool) -> tuple[str, Callable[[], Index]]:
+    """(loop head, the place in it): once round for every entry along `axis`."""
+    name = e.w.name(f"i_{axis.lstrip('_')}")
+
+    def place() -> Index:
+        ix = t.scalar(name, n, e.w.depth)
+        return t.reversed_(ix, n) if reverse else ix
+
+    return f"for {name} in range({n})", place
+
+
+def affine(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: Setting, title: str) -> Kernel:
+    """h_i = a_i h_{i−1} + x_i: entry by entry in blocks by an associative scan, or one tile after the other."""
+    v = root.value
+    op = v.op
+    assert isinstance(op, p.AffineScan)
+    wanted = demands([v], buffers)
+    if not wanted.tiles and not wanted.sums:
+        return _blocks(name, root, buffers, setting, title)
+    e = _evaluator(setting, buffers, {v})
+    grid = Grid()
+    where = places(v, wanted, grid, skip=op.axis)
+    dims = tuple(sorted({d for ix in where.values() for d in ix.dims}))
+    head, place = _step(e, op.axis, v.size(op.axis), op.reverse)
+    h = e.w.name("b_h")
+    e.w.do(f"{h} = tl.zeros([{_shape(dims)}], {setting.real})")
+    with looping(e, head):
+        here = {**where, op.axis: place()}
+        a, x = e.at(v.args[0], here), e.at(v.args[1], here)
+        old = Tile(h, dims, "real", e.w.depth)
+        new = whole(e, e.w.map("{} * {} + {}", a, old, x, hint="h_new"), dims)
+        e.w.do(f"{h} = {new.text}")
+        e.store(root, Tile(h, dims, "real", e.w.depth), here)
+    return assembled(name, e, grid, [root], title, warps_of(_entries(dims)))
+
+
+def _blocks(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: Setting, title: str) -> Kernel:
+    """An affine scan or a cumulation of entries that are cheap to compute: tiles of STEPS × LANES, carried over."""
+    v = root.value
+    op = v.op
+    assert isinstance(op, p.AffineScan | p.Cumulate)
+    e = _evaluator(setting, buffers, {v})
+    grid = Grid()
+    where = _lanes(v, op.axis, grid)
+    n = v.size(op.axis)
+    dim = fresh(op.axis, min(STEPS, padded(n)), where)
+    lanes = tuple(sorted({d for ix in where.values() for d in ix.dims}))
+    both = tuple(sorted((*lanes, dim)))
+    count = -(-n // dim.size)
+    head, place = _step(e, f"{op.axis}_block", count, op.reverse)
+    carry = e.w.name("b_carry")
+    scan = isinstance(op, p.AffineScan)
+    start = "0" if scan else neutral_of(v)
+    e.w.do(f"{carry} = tl.full([{_shape(lanes)}], {start}, {e.type_of(v)})")
+    with looping(e, head):
+        ix = t.joined(place(), t.counting(dim), dim.size) if count > 1 else t.counting(dim)
+        here = {**where, op.axis: ix}
+        old = Tile(carry, lanes, v.kind, e.w.depth)
+        if isinstance(op, p.AffineScan):
+            a = whole(e, e.masked(e.at(v.args[0], here), ix, n, "1"), both)
+            x = whole(e, e.masked(e.at(v.args[1], here), ix, n), both)
+            e.w.do(
+                f"b_a, b_x = tl.associative_scan(({a.text}, {x.text}), {both.index(dim)}, _then, reverse={op.reverse})"
+            )
+            inner = [Tile(text, both, v.kind, e.w.depth) for text in ("b_x", "b_a")]
+            y = e.w.map("{} + {} * {}", *inner, old, kind=v.kind, hint="b_h")
+        else:
+            form = {"sum": "{} + {}", "prod": "{} * {}", "max": "tl.maximum({}, {})"}[op.fn]
+            y = e.w.map(form, running(e, v, cumulated(e, v, here, n), dim), old, kind=v.kind, hint="b_h")
+        y = whole(e, y, both)
+        e.store(root, y, here)
+        last = t.counting(dim).tile
+        edge = Tile(f"({last.text} == {0 if op.reverse else dim.size - 1})", (dim,), "bool")
+        kept = e.w.map("tl.where({}, {}, 0)", edge, y, kind=v.kind)
+        kept = whole(e, kept, both)
+        e.w.do(f"{carry} = tl.sum({kept.text}, axis={both.index(dim)})")
+    return assembled(name, e, grid, [root], title, 4)
+
+
+def _lanes(v: Value, axis: str, grid: Grid) -> dict[str, Index]:
+    """The other axes in a row, cut into blocks of LANES."""
+    total, axes = 1, [a for a in v.axes if a != axis]
+    for a in axes:
+        total *= v.size(a)
+    if total == 1:
+        return {a: t.constant(0) for a in axes}
+    dim = Dim("lane", min(padded(total), LANES))
+    ix = t.counting(dim)
+    if total > dim.size:
+        ix = t.joined(grid.along("block", -(-total // dim.size)), ix, dim.size)
+    made: dict[str, Index] = {}
+    outer = total
+    for a in reversed(axes):
+        outer //= v.size(a)
+        if outer == 1:
+            made[a], ix = ix, t.constant(0)
+        elif v.size(a) == 1:
+            made[a] = t.constant(0)
+        else:
+            ix, made[a] = t.quotient(ix, v.size(a), outer)
+    return made
+
+
+def cumulate(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: Setting, title: str) -> Kernel:
+    """A cumulation along a long axis."""
+    v = root.value
+    if demands([v.args[0]], buffers).tiles or demands([v.args[0]], buffers).sums:
+        raise Cut(v.args[0], "is cumulated along a long axis")
+    return _blocks(name, root, buffers, setting, title)
+
+
+def scan(
+    name: str, v: Value, roots: Mapping[int, Buffer], buffers: Mapping[Value, Buffer], setting: Setting, title: str
+) -> Kernel:
+    """A loop that carries tiles: `roots` are the results that are stored, by index."""
+    op = v.op
+    assert isinstance(op, p.Scan)
+    e = _evaluator(setting, buffers, {b.value for b in roots.values()})
+    grid = Grid()
+    body = op.body
+    wanted = _within(op, v, buffers)
+    where: dict[str, Index] = {}
+    for x in (*body.outputs, *body.inputs[: op.carries]):
+        where |= {a: ix for a, ix in places(x, wanted, grid).items() if a not in where}
+    dims: list[tuple[Dim, ...]] = []
+    for i, x in enumerate(body.inputs[: op.carries]):
+        dims.append(tuple(sorted({d for a in x.axes for d in where[a].dims})))
+        start = whole(e, e.at(v.args[i], where), dims[i])
+        if x.kind != v.args[i].kind:
+            raise Cut(v.args[i], "changes its kind in a loop")
+        e.w.do(f"S{i} = {start.text}")
+    head, place = _step(e, op.axis, op.length, op.reverse)
+    with looping(e, head):
+        here = place()
+        for i, x in enumerate(body.inputs):
+            if i < op.carries:
+                e.bound[x] = _carried(x, Tile(f"S{i}", dims[i], x.kind, e.w.depth), where)
+            else:
+                e.bound[x] = _passed(e, v.args[i], op, i < op.carries + op.steps, here)
+        made = [e.at(y, where) for y in body.outputs]
+        for i, b in roots.items():
+            if i >= op.carries:
+                e.store(b, made[i], {**where, op.axis: here})
+        for i in range(op.carries):
+            new = whole(e, e.typed(made[i], made[i]), dims[i])
+            made[i] = e.w.let(f"S{i}_new", new.text, dims[i], depth=e.w.depth, kind=new.kind)
+        for i in range(op.carries):
+            e.w.do(f"S{i} = {made[i].text}")
+    for i, b in roots.items():
+        if i < op.carries:
+            e.store(b, Tile(f"S{i}", dims[i], body.outputs[i].kind), where)
+    largest = max([1, *(_entries(d) for d in dims)])
+    return assembled(name, e, grid, list(roots.values()), title, warps_of(largest))
+
+
+def _within(op: p.Scan, v: Value, buffers: Mapping[Value, Buffer]) -> Demands:
+    """What the body and what is computed on the way into it want; an axis that the body sums over is a tile's."""
+    found = demands(list(op.body.outputs), {})
+    more = demands(list(v.args), buffers)
+    for a in more.tiles:
+        found.tiles.setdefault(a, more.tiles[a])
+    found.blocks.clear()
+    summed = {a for x in op.body.order if isinstance(x.op, p.Contract | p.Reduce) for a in x.op.over}
+    for a in summed:
+        found.tiles[a] = 3
+    if not found.tiles:
+        sizes = {a: n for x in op.body.inputs[: op.carries] for a, n in x.sizes.items()}
+        best = max(sizes, key=lambda a: (a.startswith("_"), sizes[a]), default=None)
+        if best is not None:
+            found.tiles[best] = 1
+    return found
+
+
+def _carried(x: Value, tile: Tile, where: Where) -> Callable[[Where], Tile]:
+    """A carry is read as it lies in registers: along a tile's axes by any name, along the grid's where this is."""
+
+    def read(asked: Where) -> Tile:
+        named: dict[Dim, Dim] = {}
+        for a in x.axes:
+            mine, other = where[a], asked[a]
+            if mine == other:
+                named |= {d: d for d in mine.dims}
+            elif mine.plain is not None and other.plain is not None and mine.plain.size == other.plain.size:
+                named[mine.plain] = other.plain
+            else:
+                raise Cut(x, "is carried, and read at other places than where it lies")
+        dims = tuple(named[d] for d in tile.dims)
+        order = tuple(sorted(dims))
+        if order == dims:
+            return Tile(tile.text, dims, tile.kind, tile.depth)
+        text = f"tl.permute({tile.text}, [{', '.join(str(dims.index(d)) for d in order)}])"
+        return Tile(text, order, tile.kind, tile.depth)
+
+    return read
+
+
+def _passed(e: Evaluator, arg: Value, op: p.Scan, stepped: bool, here: Index) -> Callable[[Where], Tile]:
+    """An argument of the loop, at this step."""
+    return lambda asked: e.at(arg, {**asked, op.axis: here} if stepped else asked)
+
+
+def _shape(dims: tuple[Dim, ...]) -> str:
+    return ", ".join(str(d.size) for d in dims)
+
+
+def _entries(dims: tuple[Dim, ...]) -> int:
+    n = 1
+    for d in dims:
+        n *= d.size
+    return n

@@ -1,0 +1,335 @@
+"""Tiles of the operations that sum: contractions, reductions, cumulations and triangular solves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+
+from backends.triton import tile as t
+from backends.triton.evaluate import RULES, Cut, Evaluator, Where, literal
+from backends.triton.tile import Dim, Index, Tile
+from lowering import program as p
+from lowering.program import Value
+from mixer_ir.functions import Kind
+
+WHOLE = 128
+"""the longest axis that a tile spans; longer ones are summed in blocks"""
+BLOCK = 64
+ENTRIES = 1 << 15
+"""the most entries of a tile"""
+LEAST = 16
+"""the smallest side of a product on tensor cores"""
+
+
+def padded(n: int, least: int = 1) -> int:
+    return max(1 << (n - 1).bit_length(), least)
+
+
+def fresh(axis: str, size: int, where: Where) -> Dim:
+    """A dimension for `axis` that no index of `where` varies over."""
+    used = {d.name for ix in where.values() for d in ix.dims}
+    name = axis.lstrip("_").replace("'", "_")
+    while name in used:
+        name += "_"
+    return Dim(name, size)
+
+
+@contextmanager
+def looping(e: Evaluator, head: str) -> Iterator[None]:
+    e.memo.append({})
+    with e.w.loop(head):
+        yield
+    e.memo.pop()
+
+
+class Range:
+    """The entries that a sum runs over: one dimension for all axes, in one tile or in blocks.
+
+    places   of each axis
+    """
+
+    def __init__(self, e: Evaluator, v: Value, sizes: dict[str, int], where: Where, most: int, least: int = 1) -> None:
+        sizes = {a: n for a, n in sizes.items() if n > 1}
+        self.e, self.v, self.sizes = e, v, sizes
+        self.count = 1
+        for n in sizes.values():
+            self.count *= n
+        self.blocked = self.count > most
+        if self.blocked and e.summing:
+            raise Cut(v, "a loop inside a loop")
+        size = min(BLOCK, padded(most)) if self.blocked else padded(self.count, least)
+        self.dim = fresh("".join(a.lstrip("_") for a in sizes) or "one", size, where)
+        self.places: dict[str, Index] = {}
+        self.index = t.counting(self.dim)
+
+    def enter(self) -> AbstractContextManager[None]:
+        """The loop over blocks, if it takes more than one."""
+        return self._blocks() if self.blocked else self._once()
+
+    @contextmanager
+    def _once(self) -> Iterator[None]:
+        self._place(t.counting(self.dim))
+        yield
+
+    @contextmanager
+    def _blocks(self) -> Iterator[None]:
+        n = self.dim.size
+        start = self.e.w.name(f"i_{self.dim.name}")
+        self.e.summing += 1
+        with looping(self.e, f"for {start} in range({-(-self.count // n)})"):
+            outer = t.scalar(start, -(-self.count // n), self.e.w.depth)
+            self._place(t.joined(outer, t.counting(self.dim), n))
+            yield
+        self.e.summing -= 1
+
+    def _place(self, ix: Index) -> None:
+        self.index = ix
+        axes = list(self.sizes)
+        for i, a in reversed(list(enumerate(axes))):
+            outer = 1
+            for x in axes[:i]:
+                outer *= self.sizes[x]
+            if i == 0:
+                self.places[a] = ix
+            else:
+                ix, self.places[a] = t.quotient(ix, self.sizes[a], outer)
+
+    def masked(self, x: Tile, neutral: str = "0") -> Tile:
+        return self.e.masked(x, self.index, self.count, neutral)
+
+
+def _places(e: Evaluator, v: Value, over: Sequence[str]) -> tuple[dict[str, int], dict[str, Index]]:
+    x = v.args[0]
+    sizes = {a: x.size(a) for a in over}
+    return sizes, {a: t.constant(0) for a, n in sizes.items() if n == 1}
+
+
+def _check(v: Value, where: Where) -> None:
+    """Sums are computed where they are asked for in order; scattered ones are read from memory."""
+    if any(where[a].moved for a in v.axes):
+        raise Cut(v, "is asked for out of order")
+
+
+def whole(e: Evaluator, x: Tile, dims: tuple[Dim, ...]) -> Tile:
+    """x repeated along the dimensions that it lacks."""
+    if x.dims == dims and not x.literal:
+        return x
+    kind = {"real": e.w.real, "int": "tl.int64", "bool": "tl.int1"}[x.kind]
+    text = f"tl.full([], {x.text}, {kind})" if x.literal else x.over(dims)
+    shape = ", ".join(str(d.size) for d in dims)
+    text = f"tl.broadcast_to({text}, [{shape}])" if dims else text
+    return e.w.let(x.text if x.text.isidentifier() else "x", text, dims, depth=x.depth, kind=x.kind)
+
+
+def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
+    assert isinstance(v.op, p.Contract)
+    _check(v, where)
+    x, y = v.args
+    sizes, places = _places(e, v, v.op.over)
+    left = {d for a in x.axes if a in where for d in where[a].dims}
+    right = {d for a in y.axes if a in where for d in where[a].dims}
+    entries = 1
+    for d in left | right:
+        entries *= d.size
+    tensor = v.kind == "real" and not left & right and _large(left - right) and _large(right - left)
+    most = WHOLE * 2 if tensor else max(min(ENTRIES // max(entries, 1), WHOLE * 8), 1)
+    r = Range(e, v, sizes, where, most, LEAST if tensor else 1)
+    if not r.sizes:
+        return e.w.map("{} * {}", e.at(x, {**where, **places}), e.at(y, {**where, **places}), kind=v.kind)
+
+    def term() -> Tile:
+        here = {**where, **places, **r.places}
+        return product(e, r.masked(e.at(x, here)), r.masked(e.at(y, here)), r.dim, v.kind)
+
+    return accumulated(e, r, v, term, "{} + {}", "0")
+
+
+def _large(dims: set[Dim]) -> bool:
+    n = 1
+    for d in dims:
+        n *= d.size
+    return n >= LEAST
+
+
+def product(e: Evaluator, x: Tile, y: Tile, over: Dim, kind: Kind) -> Tile:
+    """Σ x y along `over`: on tensor cores if both sides are large, else as a sum of products."""
+    rows = tuple(d for d in x.dims if d not in y.dims)
+    cols = tuple(d for d in y.dims if d not in x.dims)
+    shared = [d for d in x.dims if d in y.dims and d != over]
+    if kind != "real" or shared or not (_large(set(rows)) and _large(set(cols)) and over.size >= LEAST):
+        return summed(e, e.w.map("{} * {}", x, y, kind=kind), over, "sum")
+    if over not in x.dims or over not in y.dims:
+        both = t.joint(x, y)
+        x = whole(e, x, tuple(d for d in both if d == over or d in x.dims))
+        y = whole(e, y, tuple(d for d in both if d == over or d in y.dims))
+        return product(e, x, y, over, kind)
+    left, right = _matrix(e, x, (rows, (over,))), _matrix(e, y, ((over,), cols))
+    text = DOTS[e.w.dot].format(left, right) + (f".to({e.w.real})" if e.w.dot != "ieee" else "")
+    depth = max(x.depth, y.depth)
+    made = tuple(sorted((*rows, *cols)))
+    flat = (*rows, *cols)
+    plain = len(rows) == len(cols) == 1 and made == flat
+    result = e.w.let("b_dot", text, made if plain else (), depth=depth)
+    if plain:
+        return result
+    shape = ", ".join(str(d.size) for d in flat)
+    text = result.text if len(flat) == 2 else f"tl.reshape({result.text}, [{shape}])"
+    if flat != made:
+        text = f"tl.permute({text}, [{', '.join(str(flat.index(d)) for d in made)}])"
+    return e.w.let("b_dot", text, made, depth=depth, light=True)
+
+
+DOTS = {
+    "ieee": 'tl.dot({}, {}, input_precision="ieee")',
+    "tf32": 'tl.dot({}, {}, input_precision="tf32")',
+    "tf32x3": 'tl.dot({}, {}, input_precision="tf32x3")',
+    "bf16": "tl.dot({}.to(tl.bfloat16), {}.to(tl.bfloat16))",
+    "fp16": "tl.dot({}.to(tl.float16), {}.to(tl.float16))",
+}
+
+
+def _matrix(e: Evaluator, x: Tile, sides: tuple[tuple[Dim, ...], tuple[Dim, ...]]) -> str:
+    """x as a matrix: text of two dimensions."""
+    order = (*sides[0], *sides[1])
+    text = x.text if x.text.isidentifier() else f"({x.text})"
+    if order != x.dims:
+        text = f"tl.permute({text}, [{', '.join(str(x.dims.index(d)) for d in order)}])"
+    if len(order) > 2:
+        rows, cols = (_size(side) for side in sides)
+        text = f"tl.reshape({text}, [{rows}, {cols}])"
+    return text
+
+
+def _size(dims: Sequence[Dim]) -> int:
+    n = 1
+    for d in dims:
+        n *= d.size
+    return n
+
+
+def summed(e: Evaluator, x: Tile, over: Dim, fn: str) -> Tile:
+    """sum, max or min along one dimension."""
+    if over not in x.dims:
+        x = whole(e, x, tuple(sorted({*x.dims, over})))
+    dims = tuple(d for d in x.dims if d != over)
+    text = f"tl.{fn}({x.text}, axis={x.dims.index(over)})"
+    return e.w.let("b_" + fn, text, dims, depth=x.depth, kind=x.kind, light=True)
+
+
+def accumulated(e: Evaluator, r: Range, v: Value, term: Callable[[], Tile], form: str, neutral: str) -> Tile:
+    """The term, or the sum of the terms of all blocks."""
+    if not r.blocked:
+        with r.enter():
+            return term()
+    name = e.w.name("acc")
+    with r.enter():
+        x = term()
+        shape = ", ".join(str(d.size) for d in x.dims)
+        e.w.outside(f"{name} = tl.full([{shape}], {neutral}, {e.type_of(v)})")
+        e.w.do(f"{name} = {form.format(name, x.text)}")
+        depth = e.w.depth - 1
+    return e.w.let("b_sum", name, x.dims, depth=depth, kind=v.kind)
+
+
+REDUCE = {
+    "sum": ("{} + {}", "0", "0"),
+    "max": ("tl.maximum({}, {})", 'float("-inf")', str(-(1 << 62))),
+    "min": ("tl.minimum({}, {})", 'float("inf")', str(1 << 62)),
+}
+
+
+def _reduce(e: Evaluator, v: Value, where: Where) -> Tile:
+    assert isinstance(v.op, p.Reduce)
+    x = v.args[0]
+    form, least, least_int = REDUCE[v.op.fn]
+    neutral = least_int if v.kind == "int" else least
+    sizes, places = _places(e, v, v.op.over)
+    if all(n == 1 for n in sizes.values()):
+        return e.at(x, {**where, **places})
+    _check(v, where)
+    entries = 1
+    for d in {d for a in v.axes for d in where[a].dims}:
+        entries *= d.size
+    r = Range(e, v, sizes, where, max(min(ENTRIES // entries, 1 << 12), 1))
+
+    def term() -> Tile:
+        return summed(e, r.masked(e.at(x, {**where, **places, **r.places}), neutral), r.dim, v.op.fn)  # type: ignore[union-attr]
+
+    return accumulated(e, r, v, term, form, neutral)
+
+
+CUMULATE = {
+    "sum": ("tl.cumsum({x}, axis={i}, reverse={reverse})", "0"),
+    "prod": ("tl.associative_scan({x}, {i}, _times, reverse={reverse})", "1"),
+    "max": ("tl.associative_scan({x}, {i}, _larger, reverse={reverse})", 'float("-inf")'),
+}
+
+
+def neutral_of(v: Value) -> str:
+    assert isinstance(v.op, p.Cumulate)
+    if v.op.fn == "max":
+        return str(-(1 << 62)) if v.kind == "int" else 'float("-inf")'
+    return {"sum": "0", "prod": "1"}[v.op.fn]
+
+
+def _cumulate(e: Evaluator, v: Value, where: Where) -> Tile:
+    assert isinstance(v.op, p.Cumulate)
+    op = v.op
+    n, ix = v.size(op.axis), where[op.axis]
+    if ix.plain is None or ix.plain.size < n:
+        raise Cut(v, "is cumulated along an axis of which a part is asked for")
+    x = cumulated(e, v, where, n)
+    return running(e, v, x, ix.plain)
+
+
+def cumulated(e: Evaluator, v: Value, where: Where, n: int) -> Tile:
+    """What is cumulated: the argument, or with `exclusive` the entry before (after)."""
+    op = v.op
+    assert isinstance(op, p.Cumulate)
+    ix = where[op.axis]
+    neutral = neutral_of(v)
+    if not op.exclusive:
+        return e.masked(e.at(v.args[0], where), ix, n, neutral)
+    earlier = t.shifted(ix, 1 if op.reverse else -1)
+    inside = e.between(earlier, 0, n)
+    number = Tile(neutral, literal=True, kind=v.kind)
+    return e.select(inside, lambda: e.at(v.args[0], {**where, op.axis: earlier}), lambda: number)
+
+
+def running(e: Evaluator, v: Value, x: Tile, dim: Dim) -> Tile:
+    op = v.op
+    assert isinstance(op, p.Cumulate)
+    x = whole(e, x, tuple(sorted({*x.dims, dim})))
+    form = CUMULATE[op.fn][0]
+    text = form.format(x=x.text, i=x.dims.index(dim), reverse=op.reverse)
+    return e.w.let("b_cum", text, x.dims, depth=x.depth, kind=v.kind)
+
+
+def _solve(e: Evaluator, v: Value, where: Where) -> Tile:
+    """(I − L)⁻¹ r: the inverse by substitution in small blocks, which are then merged."""
+    assert isinstance(v.op, p.Solve)
+    op, (lower, right) = v.op, v.args
+    n, ix = v.size(op.row), where[op.row]
+    if n > WHOLE or v not in e.roots or ix.plain is None or ix.plain.size < n:
+        raise Cut(v, "a triangular system")
+    row = ix.plain
+    col = fresh(op.col, row.size, where)
+    matrix = e.at(lower, {**where, op.col: t.counting(col)})
+    matrix = e.masked(e.masked(matrix, ix, n), t.counting(col), n)
+    if set(matrix.dims) - {row, col}:
+        raise Cut(v, "several triangular systems in one tile")
+    matrix = whole(e, matrix, tuple(sorted((row, col))))
+    first, second = (col, row) if op.upper else (row, col)
+    text = matrix.text if matrix.dims == (first, second) else f"tl.trans({matrix.text})"
+    e.inverses.add(row.size)
+    inverse = e.w.let("b_inv", f"_inverse_{row.size}({text})", (first, second), depth=matrix.depth)
+    turned = f"tl.trans({inverse.text})" if (first, second) != tuple(sorted((row, col))) else inverse.text
+    inverse = Tile(turned, tuple(sorted((row, col))), "real", matrix.depth)
+    inverse = e.w.let("b_inv", turned, inverse.dims, depth=matrix.depth, light=True)
+    r = e.masked(e.at(right, {**where, op.row: t.counting(col)}), t.counting(col), n)
+    return product(e, inverse, r, col, v.kind)
+
+
+RULES.update({p.Contract: _contract, p.Reduce: _reduce, p.Cumulate: _cumulate, p.Solve: _solve})
+__all__ = ["RULES", "literal"]
