@@ -34,12 +34,10 @@ from lowering.segment import (
     Whole,
     segment,
 )
-from lowering.stretch import in_stretches
+from lowering.stretch import HELD, in_stretches
 from mixer_ir.expr import TIME, without
 
 CHUNK_LENGTH = 64
-HELD = 1 << 18
-"""Entries of one array that are held at once: a longer sequence is cut into stretches, which stay in the cache."""
 COLUMN = (SOURCE, SOURCE_RANK)
 
 

@@ -26,10 +26,14 @@ class SignalType:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The form of one piece: its name, and the length of a chunk (or key block) where the form has one."""
+    """The form of one piece: its name, and the length of a chunk (or key block) where the form has one.
+
+    held   entries of one array that are held at once (chunked, scan); None: what stays in a CPU's cache
+    """
 
     form: str
     chunk: int | None = None
+    held: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,8 +113,8 @@ def tree(
     scores = {(row, col): None if row.before else _grid(b, b.contract(xs[row], ys[col], (KEY,))) for row, col in pairs}
     xs = {row: x if row.before else step.enter(b, x) for row, x in xs.items()}
     while size > 1:
-        step = step.paired(b)
-        left, right = step.half(b, 0), step.half(b, 1)
+        factors = step.factors(b).paired(b)
+        left, right = factors.half(b, 0), factors.half(b, 1)
         xs2 = {row: b.split(x, BLOCK, BLOCK, HALF, 2) for row, x in xs.items()}
         ys2 = {col: b.split(y, BLOCK, BLOCK, HALF, 2) for col, y in ys.items()}
         scores = {
@@ -122,7 +122,8 @@ def tree(
         }
         xs = {row: _carried(b, x, left, 1) for row, x in xs2.items()}
         ys = {col: _carried(b, y, right, 0) for col, y in ys2.items()}
-        step = right.after(b, left)
+        step = step.paired(b)
+        step = step.half(b, 1).after(b, step.half(b, 0))
         size //= 2
     return Tree(
         entering={row: b.slice(_single(b, x), STEP, 0, length) for row, x in xs.items()},
@@ -169,14 +170,9 @@ def _pick(b: Builder, x: Value, i: int) -> Value:
 
 def _carried(b: Builder, x: Value, span: Span, half: int) -> Value:
     """Paired vectors as blocks of twice the size, with `span` applied to one half of each."""
-    if span.rule == "dense":
-        halves = [_pick(b, x, 0), _pick(b, x, 1)]
-        halves[half] = span.enter(b, halves[half]) if half else span.leave(b, halves[half])
-        return b.concat(halves, STEP)
-    factor = b.expand(span.factor(b), {HALF: 1})
-    one = b.full(1.0, {HALF: 1})
-    factors = b.concat([one, factor] if half else [factor, one], HALF)
-    return b.merge(b.mul(x, factors), HALF, STEP, STEP)
+    halves = [_pick(b, x, 0), _pick(b, x, 1)]
+    halves[half] = span.enter(b, halves[half]) if half else span.leave(b, halves[half])
+    return b.concat(halves, STEP)
 
 
 def _joined(b: Builder, scores: Value | None, x: Value, y: Value) -> Value:

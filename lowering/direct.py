@@ -23,12 +23,14 @@ def lower(e: Apply, on: Grid, choice: Choice) -> Value:
 def convolved(b: Builder, f: Filter) -> Value:
     """The wanted rows of the convolution, lag by lag."""
     n = f.reaches
-    v = b.pad(f.v, TIME, 0, max(n - f.v.size(TIME), 0))
-    terms = []
-    for taps, sign in ((f.h, 1), (f.anti, -1)):
-        if taps is None:
-            continue
-        first = 0 if sign > 0 else 1
-        for lag in range(first, min(taps.size(LAG), n)):
-            terms.append(b.mul(b.at(taps, LAG, lag), b.delay(v, TIME, sign * lag)))
-    return f.rows(b, b.add(*terms) if terms else b.mul(v, 0.0))
+    past = min(f.h.size(LAG), n) - 1
+    ahead = 0 if f.anti is None else min(f.anti.size(LAG), n) - 1
+    v = b.pad(f.v, TIME, past, max(n - f.v.size(TIME), 0) + ahead)
+
+    def seen(lag: int) -> Value:
+        return b.slice(v, TIME, past - lag, past - lag + n)
+
+    terms = [b.mul(b.at(f.h, LAG, lag), seen(lag)) for lag in range(past + 1)]
+    if f.anti is not None:
+        terms += [b.mul(b.at(f.anti, LAG, lag), seen(-lag)) for lag in range(1, ahead + 1)]
+    return f.rows(b, b.add(*terms))

@@ -20,7 +20,7 @@ class Options:
 
     chunk     steps in a chunk (chunked form); clamped to the sequence
     stretch   steps that are held in memory at once; None: chosen from the sizes
-    held      entries of one array that are held in memory at once (chunked form), where `stretch` is not given
+    held      entries of one array that are held in memory at once (chunked and scan), where `stretch` is not given
     """
 
     chunk: int | None = None

@@ -26,6 +26,8 @@ CHUNKS = (16, 32, 64, 128, 256)
 BLOCKS = (64, 128, 256, 512)
 SIZED = {"chunked": CHUNKS, "flash": BLOCKS}
 """the forms that have a chunk, and the sizes that are tried"""
+STRETCHED = ("chunked", "scan")
+"""the forms that hold as much of a sequence at once as the device likes"""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def plan(
         reasons = legal(piece)
         forms = [f for f, reason in reasons.items() if reason is None]
         wanted = [form] if form in forms else forms
-        tried = _choices(forms if price_all else wanted, chunk, sizes[TIME])
+        tried = _choices(forms if price_all else wanted, chunk, sizes[TIME], profile)
         if len(tried) == 1 and not price_all:
             made.append(PiecePlan(piece, reasons, (), tried[0]))
             continue
@@ -104,15 +106,16 @@ def cheapest(candidates: Sequence[Candidate], profile: Profile) -> Candidate:
     return min(candidates, key=lambda c: c.cost.held)
 
 
-def _choices(forms: Sequence[str], chunk: int | None, length: int) -> list[Choice]:
+def _choices(forms: Sequence[str], chunk: int | None, length: int, profile: Profile) -> list[Choice]:
     """Every form with every chunk worth trying; a chunk longer than the sequence is cut to it."""
     choices: list[Choice] = []
     for form in forms:
+        held = profile.held if form in STRETCHED else None
         if form not in SIZED:
-            choices.append(Choice(form))
+            choices.append(Choice(form, None, held))
             continue
         chunks = [chunk] if chunk is not None else [c for c in SIZED[form] if c < length] or [length]
-        choices.extend(Choice(form, min(c, length)) for c in chunks)
+        choices.extend(Choice(form, min(c, length), held) for c in chunks)
     return choices
 
 

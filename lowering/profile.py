@@ -41,6 +41,8 @@ class Profile:
     step: float
     width: int = field(default=4)
     """bytes of a real number"""
+    held: int | None = None
+    """entries of one array that are held at once, where it is not what stays in a CPU's cache"""
 
 
 def on_curve(curve: Curve, x: float) -> float:
@@ -61,9 +63,9 @@ CPU = Profile(  # two cores with AVX-512, float32
     special=2e9,
     reduce=2e10,
     cumulate=2.4e9,
-    affine=4.6e8,
+    affine=1.5e9,
     affine_step=2.7e-6,
-    fft=1.2e10,
+    fft=5e9,
     solve=2.1e10,
     solve_each=1.5e-7,
     copy=2.5e10,
@@ -90,6 +92,7 @@ GPU = Profile(
     operation=8e-6,
     view=1.5e-6,
     step=3e-6,
+    held=1 << 24,
 )
 
 PROFILES = {"cpu": CPU, "cuda": GPU}

@@ -6,11 +6,8 @@ from lowering.build import Builder
 from lowering.decay import chain
 from lowering.parts import KEY, RANK, ROW, VALUE, Options, Parts, as_state, zero_state
 from lowering.program import Value
-from lowering.stretch import in_stretches
+from lowering.stretch import HELD, in_stretches
 from mixer_ir.expr import TIME, without
-
-HELD = 1 << 23
-"""Entries of all states that may be held at once before a sequence is cut into stretches."""
 
 
 def lower(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value]:
@@ -20,7 +17,7 @@ def lower(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Valu
     """
     sizes = parts.state_sizes
     step = parts.batch_size * sizes.get(KEY, 1) * max(sizes.get(VALUE, 1), 1 if _diagonal(parts) else sizes[KEY])
-    return in_stretches(b, parts, options.stretch or min(max(HELD // step, 1), parts.steps), _states)
+    return in_stretches(b, parts, options.stretch or max((options.held or HELD) // step, 1), _states)
 
 
 def _diagonal(parts: Parts) -> bool:

@@ -1,4 +1,4 @@
-"""A long sequence as a loop over stretches of it, so that memory stays bounded forward and backward.
+"""A long sequence as a loop over stretches of it, so that memory stays bounded forward and backward, and in the cache.
 
 The loop carries the state. What the process' arrays are computed from, entry by entry, is computed inside the loop
 as well: only the inputs and the results are ever held whole, and the adjoint of a scan recomputes its body.
@@ -15,6 +15,8 @@ from lowering.program import Value
 from mixer_ir.expr import TIME
 
 STRETCH = "_g"
+HELD = 1 << 18
+"""Entries of one array that are held at once, if nothing else is chosen: what stays in a CPU's cache."""
 
 Lower = Callable[[Builder, Parts], tuple[list[Value], Value]]
 
@@ -28,14 +30,14 @@ def in_stretches(b: Builder, parts: Parts, length: int, lower: Lower) -> tuple[l
     if count == 1:
         reads, state = lower(b, parts.cut(b, 0, main, parts.initial))
     else:
-        reads, state = _loop(b, parts.cut(b, 0, main, parts.initial), length, lower)
+        reads, state = _loop(b, parts, count, length, lower)
     if main == parts.steps:
         return reads, state
     more, state = lower(b, parts.cut(b, main, parts.steps, as_state(b, parts, state)))
     return [b.concat([y, z], TIME) for y, z in zip(reads, more, strict=True)], state
 
 
-def _loop(b: Builder, parts: Parts, length: int, lower: Lower) -> tuple[list[Value], Value]:
+def _loop(b: Builder, parts: Parts, count: int, length: int, lower: Lower) -> tuple[list[Value], Value]:
     arrays = parts.arrays
     leaves = _leaves(arrays)
     steps = [x for x in leaves if TIME in x.axes]
@@ -51,8 +53,8 @@ def _loop(b: Builder, parts: Parts, length: int, lower: Lower) -> tuple[list[Val
         return [as_state(inner, parts, state)], [inner.expand(y, full) for y in reads]
 
     initial = parts.initial if parts.initial is not None else zero_state(b, parts)
-    cut = [b.split(x, TIME, STRETCH, TIME, length) for x in steps]
-    (state,), reads = b.scan(STRETCH, body, [initial], cut, constants, length=parts.steps // length)
+    cut = [b.split(b.slice(x, TIME, 0, count * length), TIME, STRETCH, TIME, length) for x in steps]
+    (state,), reads = b.scan(STRETCH, body, [initial], cut, constants, length=count)
     return [b.merge(y, STRETCH, TIME, TIME) for y in reads], state
 
 

@@ -1,63 +1,86 @@
-"""Arrays with named axes whose entries are formulas: what a definition gives when every signal's entry is a symbol.
+"""Named arrays of formulas: what a definition gives when every signal's entry is a symbol.
 
 Truth values and integers stay concrete, so that masks, resets and picked rows are decided and not formulas.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import reduce
+from typing import Any, Self
 
 import numpy as np
 import sympy
 
+from backends.symbolic import number
 from mixer_ir.expr import Axes, union, without
-from mixer_ir.functions import FUNCTIONS
+from mixer_ir.named import Array, apply
 
 
 @dataclass(frozen=True)
-class Cells:
-    """Entries (SymPy expressions, or Python numbers) along named axes."""
+class Cells(Array):
+    """An array of objects: SymPy expressions, or Python numbers."""
 
-    axes: Axes
-    data: Any
+    @classmethod
+    def symbols(cls, name: str, axes: Axes, shape: tuple[int, ...]) -> Self:
+        """A free real symbol for every entry."""
+        data = np.empty(shape, dtype=object)
+        for i in np.ndindex(*shape):
+            data[i] = sympy.Symbol("_".join([name, *map(str, i)]), real=True)
+        return cls(axes, data)
 
-    @cached_property
-    def sizes(self) -> dict[str, int]:
-        return dict(zip(self.axes, self.data.shape, strict=True))
+    @classmethod
+    def number(cls, value: Any) -> Self:
+        return cls((), _array(value if isinstance(value, bool | int) else number(sympy, value)))
 
-    def aligned(self, axes: Axes) -> Any:
-        """The entries laid out as `axes`, of size 1 along those that are lacking."""
-        data = self.data.transpose([self.axes.index(a) for a in axes if a in self.axes])
-        return data.reshape([self.sizes.get(a, 1) for a in axes])
+    @classmethod
+    def places(cls, axis: str, n: int) -> Self:
+        return cls((axis,), np.array(range(n), dtype=object))
 
-    def to(self, axes: Axes, sizes: dict[str, int]) -> Any:
-        return np.broadcast_to(self.aligned(axes), [self.sizes.get(a, sizes.get(a, 1)) for a in axes])
+    @classmethod
+    def computed(cls, fn: str, data: Sequence[Any]) -> Any:
+        return _array(np.frompyfunc(MEANING[fn], len(data), 1)(*data))
 
-    def at(self, axis: str, i: int) -> Cells:
-        """Entry i along `axis`; itself where it lacks that axis."""
-        if axis not in self.axes:
-            return self
-        return Cells(without(self.axes, (axis,)), _array(self.data.take(i, axis=self.axes.index(axis))))
+    @classmethod
+    def stacked(cls, data: Sequence[Any]) -> Any:
+        return np.stack(data, -1)
 
-    def named(self, old: str, new: str) -> Cells:
-        return Cells(tuple(new if a == old else a for a in self.axes), self.data)
+    @staticmethod
+    def repeated(data: Any, shape: Sequence[int]) -> Any:
+        return np.broadcast_to(data, shape)
 
-    def flip(self, *axes: str) -> Cells:
-        return Cells(self.axes, np.flip(self.data, tuple(self.axes.index(a) for a in axes if a in self.axes)))
+    def permuted(self, order: Sequence[int]) -> Any:
+        return self.data.transpose(order)
 
-    def fold(self, fn: str, over: Axes) -> Cells:
-        """`fn` (add, mul, max …) of all entries along `over`."""
-        made = self
-        for axis in over:
-            if axis in made.axes:
-                slices = [made.at(axis, i) for i in range(made.sizes[axis])]
-                made = slices[0]
-                for x in slices[1:]:
-                    made = apply(fn, made, x)
+    def flip(self, *axes: str) -> Self:
+        return type(self)(self.axes, np.flip(self.data, tuple(self.axes.index(a) for a in axes if a in self.axes)))
+
+    def folded(self, fn: str, over: Axes) -> Self:
+        made, join = self, {"sum": "add"}.get(fn, fn)
+        for axis in (a for a in over if a in self.axes):
+            made = reduce(lambda x, y: apply(join, x, y), [made.at(axis, i) for i in range(made.sizes[axis])])
         return made
+
+    def picked(self, axis: str, index: Self) -> Self:
+        rows, axes = self.named(axis, "_row"), union(index.axes, without(self.axes, (axis,)))
+        sizes = {**rows.sizes, **index.sizes}
+        found, chosen = rows.to((*axes, "_row"), sizes), index.to(axes, sizes)
+        data = np.empty(chosen.shape, dtype=object)
+        for i in np.ndindex(*chosen.shape):
+            data[i] = found[(*i, int(chosen[i]))]
+        return type(self)(axes, data)
+
+    def peak(self, axis: str) -> Self:
+        """Zero: a formula does not overflow."""
+        return self.number(0)
+
+    def root(self, n: int) -> Self:
+        turn = np.frompyfunc(lambda x: sympy.exp(sympy.I * sympy.pi * sympy.Rational(2 * x, n)), 1, 1)
+        return type(self)(self.axes, _array(turn(self.data)))
+
+    def detached(self) -> Self:
+        return self
 
 
 def _array(x: Any) -> Any:
@@ -67,55 +90,6 @@ def _array(x: Any) -> Any:
     made = np.empty((), dtype=object)
     made[()] = x
     return made
-
-
-def number(value: Any) -> Cells:
-    """One entry: a number, or a formula."""
-    if isinstance(value, complex):
-        value = sympy.sympify(value.real) + sympy.I * sympy.sympify(value.imag)
-    return Cells((), _array(value))
-
-
-def symbols(name: str, axes: Axes, shape: tuple[int, ...]) -> Cells:
-    """A free real symbol for every entry."""
-    data = np.empty(shape, dtype=object)
-    for i in np.ndindex(*shape):
-        data[i] = sympy.Symbol("_".join([name, *map(str, i)]), real=True)
-    return Cells(axes, data)
-
-
-def apply(fn: str, *args: Any) -> Cells:
-    """A function of mixer_ir.functions, entry by entry."""
-    cells = [a if isinstance(a, Cells) else number(a) for a in args]
-    function = FUNCTIONS[fn]
-    if function.meaning is not None:
-        made = function.meaning(apply, *cells)
-        return made if isinstance(made, Cells) else number(made)
-    axes = union(*(c.axes for c in cells))
-    rule = np.frompyfunc(MEANING[fn], len(cells), 1)
-    return Cells(axes, _array(rule(*(c.aligned(axes) for c in cells))))
-
-
-def mul(*factors: Cells) -> Cells:
-    total = factors[0]
-    for f in factors[1:]:
-        total = apply("mul", total, f)
-    return total
-
-
-def contract(x: Cells, y: Cells, over: Axes) -> Cells:
-    """Σ_over x y."""
-    return mul(x, y).fold("add", over)
-
-
-def stack(parts: list[Cells], axis: str) -> Cells:
-    """The parts along a new last axis."""
-    axes = union(*(p.axes for p in parts))
-    sizes = {a: n for p in parts for a, n in p.sizes.items()}
-    data = np.empty([*(sizes[a] for a in axes), len(parts)], dtype=object)
-    for i, p in enumerate(parts):
-        data[..., i] = p.to(axes, sizes)
-    return Cells((*axes, axis), data)
 
 
 # ---------------------------------------------------------------------------------- functions of entries

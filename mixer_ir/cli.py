@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
-        return run(arguments)
+        status = run(arguments)
+        sys.stdout.flush()
+        return status
     except MixerError as error:
         print(f"mixer-ir: {error}", file=sys.stderr)
         return 2
@@ -33,8 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("mixer-ir: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is quiet too
+        _unheard()
         return 0
+
+
+def _unheard() -> None:
+    """Whoever read the output has gone (as `head` does): what is still to be written goes nowhere, at exit too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,10 +85,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    numbers = tuple(int(part) for part in text.split(","))
-    if min(numbers) < 1:
-        raise argparse.ArgumentTypeError("lengths are at least 1")
-    return numbers
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers from 1, as in 1,7,64")
+    return tuple(int(part) for part in parts)
 
 
 def _mixers(name: str) -> dict[str, Mixer]:
@@ -149,10 +156,14 @@ def _prove(arguments: argparse.Namespace) -> int:
 
 
 def _report(reports: Sequence[Any], as_json: bool) -> int:
-    if as_json:
-        _print_json([report.to_json() for report in reports])
-    else:
-        print("\n\n".join(str(report) for report in reports))
+    try:
+        if as_json:
+            _print_json([report.to_json() for report in reports])
+        else:
+            print("\n\n".join(str(report) for report in reports))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the status still tells
+        _unheard()
     return 0 if all(report.ok for report in reports) else 1
 
 
@@ -166,6 +177,10 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"cannot make the directory {arguments.out}: {error}") from error
     return int(mx.catalog.demo(arguments.out))
 
 

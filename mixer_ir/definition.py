@@ -1,222 +1,224 @@
-"""The definition of an expression with symbols for entries: what a lowered program must equal, exactly.
+"""The definition of every expression: its value with plain loops over t, straight from the docstrings of the nodes.
 
-Plain loops over t, straight from the docstrings of the nodes, on a few steps; it shares nothing with lowering.
+It shares nothing with lowering. Written once for both kinds of entries (mixer_ir/named.py): with numbers it is the
+oracle that forms are compared with, with symbols it is what a lowered program must equal exactly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import numpy as np
+from typing import Generic
+from weakref import WeakKeyDictionary
 
 from mixer_ir import expr as e
-from mixer_ir.cells import Cells, apply, contract, mul, number, stack
-from mixer_ir.definition_entries import Entries
+from mixer_ir.definition_entries import entries_of
 from mixer_ir.errors import DeclarationError
-from mixer_ir.expr import SOURCE, TIME, Expr
-from mixer_ir.matrix import Apply
+from mixer_ir.expr import SOURCE, TIME, Axes, Expr
+from mixer_ir.matrix import Apply, Matrix
+from mixer_ir.named import A, apply, contract, mul, numbered, running, stack, total, where
 from mixer_ir.node import Node, walk
 from mixer_ir.process import Process, Read, Recurrence, Run, State, Transition
 
+JOINS = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
+
 
 @dataclass
-class Definition:
-    """Expressions evaluated on given cells.
+class Definition(Generic[A]):
+    """Expressions evaluated on given signals.
 
-    states   what states are before the first step: symbols where given, else zero
-    given    expressions that stand for themselves, with their values at every t
+    kind     what entries are: numbers or formulas
+    initial  states before the first step by name; zero where not given
+    mirror   the same definition on signals reversed in time; `backward` says which of the two this is
     """
 
-    signals: Mapping[str, Cells]
+    kind: type[A]
+    signals: Mapping[str, A]
     sizes: dict[str, int]
-    states: Mapping[str, Cells] = field(default_factory=dict)
-    memo: dict[Node, Cells] = field(default_factory=dict)
-    backward: Definition | None = None
+    initial: Mapping[str, A] = field(default_factory=dict)
+    mirror: Definition[A] | None = None
+    backward: bool = False
+    memo: dict[Node, A] = field(default_factory=dict)
+    runs: dict[Node, list[A]] = field(default_factory=dict)
 
-    def flipped(self) -> Definition:
-        """The same with every signal reversed in time."""
-        if self.backward is None:
+    def flipped(self) -> Definition[A]:
+        """This definition on the signals reversed in time."""
+        if self.mirror is None:
             signals = {n: x.flip(TIME, SOURCE) for n, x in self.signals.items()}
-            self.backward = Definition(signals, self.sizes, self.states, backward=self)
-        return self.backward
+            self.mirror = Definition(self.kind, signals, self.sizes, self.initial, self, not self.backward)
+        return self.mirror
 
-    def of(self, x: Expr) -> Cells:
-        """The values of an expression at all t."""
-        for here in walk(x):
-            if isinstance(here, Expr) and here not in self.memo and not reads_state(here):
-                self.memo[here] = self._of(here, self.memo)
+    def filters(self) -> Definition[A]:
+        """The definition for parts whose axis counts lags: those are never reversed."""
+        return self.flipped() if self.backward else self
+
+    def value(self, x: Expr) -> A:
+        """The values of an expression, over all t at once."""
+        for node in walk(x):
+            if isinstance(node, e.Rename) and node.old in self.sizes:
+                self.sizes.setdefault(node.new, self.sizes[node.old])
+        for node in walk(x):  # children first, so that deep expressions need no deep stack
+            if isinstance(node, Expr) and node not in self.memo and not _inside_step(node):
+                self.memo[node] = self._value(node, self.memo)
         return self.memo[x]
 
-    def _of(self, x: Expr, memo: Mapping[Node, Cells]) -> Cells:
-        match x:
-            case e.Literal(value=value):
-                return number(value)
-            case e.Signal(name=name):
-                return self.signals[name]
-            case e.Call(fn=fn, args=args):
-                return apply(fn, *(memo[a] for a in args))
-            case e.Contract(left=left, right=right, over=over):
-                return contract(memo[left], memo[right], over)
-            case e.Reduce(fn=fn, of=of, over=over):
-                return memo[of].fold({"sum": "add"}.get(fn, fn), over)
-            case e.Rename(of=of, old=old, new=new):
-                return memo[of].named(old, new)
-            case e.Index(axis=axis):
-                return stack([number(i) for i in range(self.sizes[axis])], axis)
-            case e.Size(axis=axis):
-                return number(self.sizes[axis])
-            case e.Take(table=table, axis=axis, index=index):
-                return _taken(memo[table], axis, memo[index])
-            case e.Join(parts=parts, along=along, axis=axis):
-                named = [memo[p].named(a, axis) for p, a in zip(parts, along, strict=True)]
-                return stack([x.at(axis, i) for x in named for i in range(x.sizes[axis])], axis)
-            case e.Detach(of=of):
-                return memo[of]
-            case e.Reverse(of=of):
-                return memo[of].flip(TIME)
-            case e.Cumulate(fn=fn, of=of, reset=reset):
-                return self._cumulate(fn, memo[of], None if reset is None else memo[reset])
-            case e.Delay(of=of, by=by, reset=reset):
-                return self._delay(memo[of], by, None if reset is None else memo[reset])
-            case Apply(matrix=M, of=of):
-                return self._apply(M, memo[of])
-            case Read():
-                return self._read(x)
-            case Run(recurrence=recurrence):
-                return self._run(recurrence)
-        raise DeclarationError(f"{type(x).__name__} has no symbolic meaning")
+    def entries(self, M: Matrix) -> A:
+        """The entries of a matrix with the axes t and s among its own; square but for cross mixing."""
+        cross = any(SOURCE in n.axes for n in walk(M) if isinstance(n, e.Signal))
+        return entries_of(M, self, self.sizes[TIME], self.sizes[SOURCE] if cross else self.sizes[TIME])
 
     @property
     def steps(self) -> range:
         return range(self.sizes[TIME])
 
-    # ------------------------------------------------------------------ along time
+    def _value(self, x: Expr, of: Mapping[Node, A]) -> A:
+        match x:
+            case e.Literal(value=v):
+                return self.kind.number(v)
+            case e.Signal(name=name):
+                return self.signals[name]
+            case e.Call(fn=fn, args=args):
+                return apply(fn, *(of[a] for a in args))
+            case e.Contract(left=left, right=right, over=over):
+                return contract(of[left], of[right], over)
+            case e.Reduce(fn=fn, of=part, over=over):
+                return of[part].folded(fn, over)
+            case e.Cumulate(fn=fn, of=part, reset=reset):
+                packed = None if reset is None else of[reset]
+                return running(JOINS[fn], of[part], len(self.steps), packed)
+            case e.Delay(of=part, by=by, reset=reset):
+                return self._delay(of[part], by, None if reset is None else of[reset])
+            case e.Reverse(of=part):
+                return of[part].flip(TIME)
+            case e.Rename(of=part, old=old, new=new):
+                return of[part].named(old, new)
+            case e.Index(axis=axis):
+                return self.kind.places(axis, self.sizes[axis])
+            case e.Size(axis=axis):
+                return self.kind.number(self.sizes[axis])
+            case e.Take(table=table, axis=axis, index=index):
+                return of[table].picked(axis, of[index])
+            case e.Join(parts=parts, along=along, axis=axis):
+                named = [of[p].named(a, axis) for p, a in zip(parts, along, strict=True)]
+                return stack([x.at(axis, i) for x in named for i in range(x.sizes[axis])], axis)
+            case e.Detach(of=part):
+                return of[part].detached()
+            case Apply(matrix=M, of=part):
+                return self._applied(M, of[part])
+            case Read(process=p, query=query, before=before):
+                seen = [self._seen(p, t, before) for t in self.steps]
+                return stack([contract(of[query].at(TIME, t), S, p.over) for t, S in enumerate(seen)], TIME)
+            case Run(recurrence=recurrence):
+                return self._run(recurrence)
+        raise DeclarationError(f"{type(x).__name__} has no definition")
 
-    def _cumulate(self, fn: str, x: Cells, reset: Cells | None) -> Cells:
-        join = {"sum": "add", "prod": "mul"}.get(fn, fn)
-        out = [x.at(TIME, 0)]
-        for t in self.steps[1:]:
-            new = apply(join, out[-1], x.at(TIME, t))
-            out.append(new if reset is None else apply("where", reset.at(TIME, t), x.at(TIME, t), new))
-        return stack(out, TIME)
-
-    def _delay(self, x: Cells, by: int, reset: Cells | None) -> Cells:
+    def _delay(self, x: A, by: int, reset: A | None) -> A:
+        """y_t = x_{t−by}, zero outside the sequence or the packed piece."""
+        piece = None if reset is None else numbered(reset, len(self.steps))
         out = []
         for t in self.steps:
-            here = x.at(TIME, t - by) if t - by in self.steps else apply("mul", x.at(TIME, t), 0)
-            if reset is not None and t - by in self.steps:
-                for crossed in range(min(t, t - by) + 1, max(t, t - by) + 1):
-                    here = apply("where", reset.at(TIME, crossed), 0, here)
-            out.append(here)
+            if t - by not in self.steps:
+                out.append(apply("mul", x.at(TIME, t), 0))
+                continue
+            here = x.at(TIME, t - by)
+            same = None if piece is None else apply("eq", piece.at(TIME, t), piece.at(TIME, t - by))
+            out.append(here if same is None else where(same, here, 0))
         return stack(out, TIME)
 
-    def _apply(self, M: Node, v: Cells) -> Cells:
-        column = TIME if TIME in v.axes else SOURCE
-        n = self.sizes[column]
-        entries = Entries(self, len(self.steps), n)
-        rows = []
+    def _applied(self, M: Matrix, v: A) -> A:
+        """y_t = Σ_s M[t, s] v_s"""
+        v = v.named(TIME, SOURCE)
+        return contract(entries_of(M, self, len(self.steps), v.sizes[SOURCE]), v, (SOURCE,))
+
+    # ------------------------------------------------------------------ states
+
+    def entering(self, S: A, reset: Expr | None, t: int) -> A:
+        """S_{t−1} as step t finds it: dropped where a packed piece begins."""
+        return S if reset is None else where(self.value(reset).at(TIME, t), 0, S)
+
+    def _seen(self, p: Process, t: int, before: bool) -> A:
+        """S_t; or what step t found."""
+        S = self.states_of(p)
+        return self.entering(S[t], p.reset, t) if before else S[t + 1]
+
+    def states_of(self, p: Process) -> list[A]:
+        """S_{−1}, S_0, S_1 … of a process."""
+        if p in self.runs:
+            return self.runs[p]
+        parts = [self.value(x) for x in (*p.transition.exprs, *(x for pair in p.inputs for x in pair))]
+        sizes = {**self.sizes, **{a: n for x in parts for a, n in x.sizes.items()}}
+        states = [self._start(p.name, (*e.without(p.batch, p.axes), *p.axes), sizes)]
         for t in self.steps:
-            terms = [mul(entries.of(M, t, s), v.at(column, s)) for s in range(n)]
-            rows.append(_sum(terms))
-        return stack(rows, TIME)
+            kept = self.step(p.transition, self.entering(states[-1], p.reset, t), t)
+            inputs = [mul(self.value(k).at(TIME, t), self.value(v).at(TIME, t)) for k, v in p.inputs]
+            states.append(total([kept, *inputs]))
+        self.runs[p] = states
+        return states
 
-    def _read(self, r: Read) -> Cells:
-        states = self.states_of(r.process)
-        query = self.of(r.query)
-        at = 0 if r.before else 1
-        return stack([contract(query.at(TIME, t), states[t + at], r.process.over) for t in self.steps], TIME)
+    def step(self, transition: Transition, S: A, t: int) -> A:
+        """A_t S"""
 
-    def states_of(self, p: Process) -> list[Cells]:
-        """S_{−1}, S_0 …"""
-        S = self.states.get(p.name, number(0))
-        found = [S]
-        for t in self.steps:
-            if p.reset is not None:
-                S = apply("where", self.of(p.reset).at(TIME, t), 0, S)
-            S = self.step(p.transition, S, t)
-            for k, v in p.inputs:
-                S = apply("add", S, mul(self.of(k).at(TIME, t), self.of(v).at(TIME, t)))
-            found.append(S)
-        return found
+        def at(x: Expr) -> A:
+            return self.value(x).at(TIME, t)
 
-    def step(self, A: Transition, S: Cells, t: int) -> Cells:
-        """A_t S."""
-
-        def at(x: Expr) -> Cells:
-            return self.of(x).at(TIME, t)
-
-        if A.dense is not None:
-            if A.row is None or A.along is None:
-                raise DeclarationError("a dense transition names its row and its column axis")
-            return contract(at(A.dense), self._full(S, A.along), (A.along,)).named(A.row, A.along)
+        if transition.dense is not None:
+            if transition.row is None or transition.along is None:
+                raise DeclarationError("a dense transition needs the names of its row and column axes")
+            made = contract(at(transition.dense), S, (transition.along,))
+            return made.named(transition.row, transition.along)
         new = S
-        if A.log is not None:
-            new = mul(apply("exp", at(A.log)), S)
-        elif A.factor is not None:
-            new = mul(at(A.factor), S)
-        over = (A.along,) if A.along else ()
-        for a, b in A.low_rank:
-            new = apply("add", new, mul(at(a), contract(at(b), S, over)))
-        return new
+        if transition.log is not None:
+            new = mul(apply("exp", at(transition.log)), S)
+        elif transition.factor is not None:
+            new = mul(at(transition.factor), S)
+        over = (transition.along,) if transition.along else ()
+        return total([new, *(mul(at(a), contract(at(b), S, over)) for a, b in transition.low_rank)])
 
-    def _full(self, S: Cells, axis: str) -> Cells:
-        return S if axis in S.axes else stack([S] * self.sizes[axis], axis)
+    def _start(self, name: str, axes: Axes, sizes: Mapping[str, int]) -> A:
+        if name in self.initial:
+            return self.initial[name]
+        return self.kind.number(0.0).spread({a: sizes[a] for a in axes})
 
-    def _run(self, r: Recurrence) -> Cells:
-        states = {s: self.states.get(s.name, _zeros(s, self.sizes)) for s in r.states}
-        out = []
+    def _run(self, r: Recurrence) -> A:
+        """The outputs of a traced update at every t, step by step."""
+        states = {s: self._start(s.name, (*e.without(r.batch, (TIME,)), *s.axes), self.sizes) for s in r.states}
+        outputs = []
         for t in self.steps:
-            if r.reset is not None:
-                here = self.of(r.reset).at(TIME, t)
-                states = {s: apply("where", here, 0, x) for s, x in states.items()}
-            new, y = self.update(r, states, t)
-            states = new
-            out.append(y)
-        return stack(out, TIME)
+            states, y = self.update(r, states, t)
+            outputs.append(y)
+        return stack(outputs, TIME)
 
-    def update(self, r: Recurrence, states: Mapping[State, Cells], t: int) -> tuple[dict[State, Cells], Cells]:
+    def update(self, r: Recurrence, states: Mapping[State, A], t: int) -> tuple[dict[State, A], A]:
         """The states after step t, and the output at t."""
-        memo: dict[Node, Cells] = dict(states.items())
+        now: dict[Node, A] = {s: self.entering(x, r.reset, t) for s, x in states.items()}
+        y = self._now(r.output, t, now)
+        return {s: self._now(u, t, now) for s, u in zip(r.states, r.updates, strict=True)}, y
 
-        def now(x: Expr) -> Cells:
-            for here in walk(x):
-                if isinstance(here, Expr) and here not in memo:
-                    memo[here] = self._of(here, memo) if reads_state(here) else self.of(here).at(TIME, t)
-            return memo[x]
-
-        y = now(r.output)
-        return {s: now(u) for s, u in zip(r.states, r.updates, strict=True)}, y
-
-
-def _zeros(s: State, sizes: Mapping[str, int]) -> Cells:
-    made = number(0)
-    for axis in s.axes:
-        made = stack([made] * sizes[axis], axis)
-    return made
-
-
-def _taken(table: Cells, axis: str, index: Cells) -> Cells:
-    axes = e.union(index.axes, e.without(table.axes, (axis,)))
-    sizes = {**table.sizes, **index.sizes}
-    rows, chosen = table.to((*axes, axis), sizes), index.to(axes, sizes)
-    data = np.empty(chosen.shape, dtype=object)
-    for i in np.ndindex(*chosen.shape):
-        data[i] = rows[(*i, int(chosen[i]))]
-    return Cells(axes, data)
+    def _now(self, x: Expr, t: int, now: dict[Node, A]) -> A:
+        """The value of `x` at step t; `now` holds the old states and what was computed from them."""
+        for node in walk(x, (Run,)):
+            if not isinstance(node, Expr) or node in now:
+                continue
+            if not _inside_step(node):
+                now[node] = self.value(node).at(TIME, t)
+                continue
+            match node:
+                case e.Call() | e.Contract() | e.Reduce() | e.Rename() | e.Take() | e.Detach():
+                    now[node] = self._value(node, now)
+                case _:
+                    raise DeclarationError(f"{type(node).__name__} of a state inside a recurrence has no meaning")
+        return now[x]
 
 
-def _sum(terms: list[Cells]) -> Cells:
-    total = terms[0]
-    for x in terms[1:]:
-        total = apply("add", total, x)
-    return total
-
-
-def reads_state(x: Node) -> bool:
-    """Whether an expression has a value only inside a step of a recurrence."""
+def _inside_step(x: Expr) -> bool:
+    """Whether `x` reads a recurrence's state, so that it has a value only inside a step."""
     if isinstance(x, State):
         return True
     if isinstance(x, Run):
         return False
-    return any(reads_state(c) for c in x.children() if isinstance(c, Expr))
+    if x not in _READS_STATE:
+        _READS_STATE[x] = any(_inside_step(c) for c in x.children() if isinstance(c, Expr))
+    return _READS_STATE[x]
+
+
+_READS_STATE: WeakKeyDictionary[Expr, bool] = WeakKeyDictionary()

@@ -7,6 +7,7 @@ decay too many or too few, a chunk that begins a step late all show, on sizes th
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,11 +21,11 @@ from lowering.context import Lowered, SignalType
 from lowering.planner import plan
 from lowering.profile import profile_of
 from mixer_ir import samples
-from mixer_ir.cells import Cells, symbols
+from mixer_ir.cells import Cells
 from mixer_ir.definition import Definition
 from mixer_ir.errors import StreamError
 from mixer_ir.exact import Ring
-from mixer_ir.expr import SOURCE, TIME, Axes
+from mixer_ir.expr import SOURCE, TIME, Axes, Signal
 from mixer_ir.functions import Kind
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import walk
@@ -110,6 +111,17 @@ def small(mixer: Mixer, length: int) -> dict[str, int]:
     return samples.sizes_for(mixer, length, {**ones, **wide})
 
 
+def directions(mixer: Mixer) -> dict[str, None]:
+    """Signals that stand for vectors of a low rank beyond 2, whose products have too many terms: they are numbers."""
+    found: dict[str, None] = {}
+    for process in (n for n in walk(mixer.expr) if isinstance(n, Process)):
+        pairs = process.transition.low_rank
+        parts = (part for pair in pairs for part in pair) if len(pairs) > 2 else ()
+        inside = (n for part in parts for n in walk(part) if isinstance(n, Signal))
+        found |= {n.name: None for n in inside if set(process.over) & set(n.axes)}
+    return found
+
+
 class Case:
     """One length with the known signals fixed: the definition once, and any number of programs to compare with it."""
 
@@ -118,14 +130,20 @@ class Case:
         self.sizes = small(mixer, length)
         self.signals: dict[str, Cells] = {}
         self.types: dict[str, SignalType] = {}
+        numbered = directions(mixer)
         for name, axes in mixer.signals.items():
             shape = tuple(self.sizes[a] for a in axes)
             kind: Kind = "real"
             if name in known:
                 kind = "bool" if known[name].dtype == torch.bool else "int"
                 self.signals[name] = Cells(axes, known[name].numpy().astype(object))
+            elif name in numbered:
+                first = 2 + 5 * list(numbered).index(name)  # no two directions alike
+                self.signals[name] = Cells(
+                    axes, (first + np.arange(math.prod(shape)) % 7).reshape(shape).astype(object)
+                )
             else:
-                self.signals[name] = symbols(name, axes, shape)
+                self.signals[name] = Cells.symbols(name, axes, shape)
             self.types[name] = SignalType(axes, shape, kind)
         self.processes = {n.name: n for n in walk(mixer.expr) if isinstance(n, Process)}
 
@@ -135,7 +153,7 @@ class Case:
             lowered = self.lowered(form, chunk, stated)
             if lowered is None:
                 continue
-            states = {n: symbols(f"{n}_before", t.axes, t.shape) for n, t in lowered.entering.items()}
+            states = {n: Cells.symbols(f"{n}_before", t.axes, t.shape) for n, t in lowered.entering.items()}
             found = self._differs(lowered, states)
             if found is not None:
                 return found
@@ -163,9 +181,9 @@ class Case:
         inputs: dict[str, Any] = {n: x.data for n, x in self.signals.items() if n in lowered.program.input_names}
         inputs |= {f"state:{n}": x.data for n, x in states.items()}
         out = prepare("symbolic", lowered.program)(inputs)
-        want = Definition(self.signals, self.sizes, states)
+        want = Definition(Cells, self.signals, self.sizes, states)
         returns = self.mixer.returns
-        found = self._unequal("y", out["y"], want.of(self.mixer.body if not states else self.mixer.expr), returns)
+        found = self._unequal("y", out["y"], want.value(self.mixer.body if not states else self.mixer.expr), returns)
         for name, kind in lowered.states.items():
             if found is None:
                 found = self._unequal(

@@ -82,26 +82,29 @@ class Mixer:
         return self.expr if any(isinstance(n, Run) for n in walk(self.body)) else self.body
 
     @cached_property
+    def _matrix(self) -> Matrix | None:
+        return None if self.value is None else matrix_of(self.expr, self.value)
+
+    @property
     def matrix_expr(self) -> Matrix:
         """M with y = M v, read off the canonical form.
 
         Raises DeclarationError where the mixer is linear in no one signal along time alone.
         """
-        return self._matrix(self.expr)
+        return self._found(self._matrix)
 
-    def _matrix(self, expr: Expr) -> Matrix:
-        found = None if self.value is None else matrix_of(expr, self.value)
-        if found is None:
+    def _found(self, matrix: Matrix | None) -> Matrix:
+        if matrix is None:
             raise DeclarationError(
                 f"{self.name} is not a matrix applied to one of its signals ({', '.join(self.signals)}); "
                 "if it is, name that signal with value='v' in the decorator"
             )
-        return found
+        return matrix
 
     @cached_property
     def traits(self) -> Traits:
         """What holds of the mixer whatever the signals are: causal, time-invariant, linear-time …"""
-        return traits(self)
+        return traits(self.body, self.expr, self.signals, self.value, self._matrix)
 
     def forms(self) -> list[str]:
         """The names of the forms that are legal for it."""
@@ -119,7 +122,7 @@ class Mixer:
     def M(self, **signals: Any) -> Matrix:
         """The mixer's matrix for other expressions in the place of its signals; the value signal is left out."""
         with untraced():
-            matrix = self._matrix(self._linear)
+            matrix = self._found(None if self.value is None else matrix_of(self._linear, self.value))
             given = self._given(signals, needed=[n for n in self.signals if depends(matrix, n)])
             result: Matrix = substitute(matrix, given)
         return result

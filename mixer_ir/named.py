@@ -1,175 +1,169 @@
-"""Arrays with named axes: the oracle's arithmetic, on PyTorch in float64 and complex128, the slow and plain way."""
+"""Arrays with named axes, whatever their entries are: what definitions are written in.
+
+Two kinds of entries: numbers that autograd follows (mixer_ir/tensors.py), and formulas (mixer_ir/cells.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property, reduce
+from typing import Any, Self, TypeVar
 
-import torch
-from torch import Tensor
-
-from mixer_ir.expr import Axes, Number, union, without
+from mixer_ir.expr import TIME, Axes, Number, union, without
 from mixer_ir.functions import FUNCTIONS
+
+A = TypeVar("A", bound="Array")
 
 
 @dataclass(frozen=True)
-class Array:
-    """A tensor whose dimensions have names."""
+class Array(ABC):
+    """Entries along named axes."""
 
     axes: Axes
-    data: Tensor
+    data: Any
 
-    @property
+    @cached_property
     def sizes(self) -> dict[str, int]:
         return dict(zip(self.axes, self.data.shape, strict=True))
 
-    def to(self, axes: Axes, sizes: Mapping[str, int]) -> Tensor:
-        """The tensor laid out as `axes`, which hold all of its own; axes that it lacks are repeated to `sizes`."""
-        return self.aligned(axes).expand([self.sizes.get(a, sizes.get(a, 1)) for a in axes])
-
-    def aligned(self, axes: Axes) -> Tensor:
-        """The tensor laid out as `axes`, of size 1 along those that it lacks."""
+    def aligned(self, axes: Axes) -> Any:
+        """The entries laid out as `axes`, which hold all of its own; of size 1 along those that it lacks."""
+        if axes == self.axes:
+            return self.data
         own = [self.axes.index(a) for a in axes if a in self.axes]
         if len(own) != len(self.axes):
             raise AssertionError(f"axes {self.axes} do not fit in {axes}")
-        data = self.data.permute(own)
-        for i, a in enumerate(axes):
-            data = data if a in self.axes else data.unsqueeze(i)
-        return data
+        return self.permuted(own)[(*(slice(None) if a in self.axes else None for a in axes), ...)]
 
-    def at(self, axis: str, i: int) -> Array:
+    def to(self, axes: Axes, sizes: Mapping[str, int]) -> Any:
+        """The entries laid out as `axes`, repeated to `sizes` along those that it lacks."""
+        return self.repeated(self.aligned(axes), [self.sizes.get(a, sizes.get(a, 1)) for a in axes])
+
+    def spread(self, sizes: Mapping[str, int]) -> Self:
+        """The array with all the axes of `sizes`, repeated along those that it lacks."""
+        axes = union(self.axes, tuple(sizes))
+        return type(self)(axes, self.to(axes, sizes))
+
+    def at(self, axis: str, i: int) -> Self:
         """Entry i along `axis`; the array itself if it lacks that axis."""
         if axis not in self.axes:
             return self
-        return Array(without(self.axes, (axis,)), self.data.select(self.axes.index(axis), i))
+        before = (slice(None),) * self.axes.index(axis)
+        return type(self)(without(self.axes, (axis,)), self.data[(*before, i, ...)])
 
-    def named(self, old: str, new: str) -> Array:
+    def named(self, old: str, new: str) -> Self:
         """Axis `old` called `new`, if there is one."""
-        return Array(tuple(new if a == old else a for a in self.axes), self.data)
+        return type(self)(tuple(new if a == old else a for a in self.axes), self.data)
 
-    def flip(self, *axes: str) -> Array:
-        return Array(self.axes, self.data.flip([self.axes.index(a) for a in axes if a in self.axes]))
+    def merged(self, axes: Axes, new: str) -> Self:
+        """The given axes as one, `new`, the last of them fastest."""
+        rest = without(self.axes, axes)
+        data = self.aligned((*rest, *axes))
+        return type(self)((*rest, new), data.reshape([*data.shape[: len(rest)], -1]))
 
-    def sum(self, over: Axes) -> Array:
-        dims = [self.axes.index(a) for a in over if a in self.axes]
-        return Array(without(self.axes, over), self.data.sum(dims)) if dims else self
+    # ------------------------------------------------------------------ what a kind of entries says
+
+    @classmethod
+    @abstractmethod
+    def number(cls, value: Any) -> Self:
+        """One entry, without axes."""
+
+    @classmethod
+    @abstractmethod
+    def places(cls, axis: str, n: int) -> Self:
+        """0 … n − 1 along `axis`."""
+
+    @classmethod
+    @abstractmethod
+    def computed(cls, fn: str, data: Sequence[Any]) -> Any:
+        """A primitive function of mixer_ir.functions, entry by entry, on data that broadcast."""
+
+    @classmethod
+    @abstractmethod
+    def stacked(cls, data: Sequence[Any]) -> Any:
+        """Data of one shape along a new last dimension."""
+
+    @staticmethod
+    @abstractmethod
+    def repeated(data: Any, shape: Sequence[int]) -> Any:
+        """Data broadcast to a shape."""
+
+    @abstractmethod
+    def permuted(self, order: Sequence[int]) -> Any:
+        """The data with its dimensions in another order."""
+
+    @abstractmethod
+    def flip(self, *axes: str) -> Self:
+        """Reversed along those of `axes` that it has."""
+
+    @abstractmethod
+    def folded(self, fn: str, over: Axes) -> Self:
+        """The sum, max or min of all entries along those axes of `over` that it has."""
+
+    @abstractmethod
+    def picked(self, axis: str, index: Self) -> Self:
+        """The entries at `index` along `axis`; other axes that both have are matched entry by entry."""
+
+    @abstractmethod
+    def peak(self, axis: str) -> Self:
+        """What a softmax along `axis` may subtract from every score, to the same result."""
+
+    @abstractmethod
+    def root(self, n: int) -> Self:
+        """exp(2πi x / n), entry by entry."""
+
+    @abstractmethod
+    def detached(self) -> Self:
+        """The same entries, constants to a gradient."""
 
 
-def exact(x: Tensor) -> Tensor:
-    """x in double precision; integers and truth values as they are."""
-    if x.is_complex():
-        return x.to(torch.complex128)
-    if x.is_floating_point():
-        return x.to(torch.float64)
-    return x if x.dtype == torch.bool else x.to(torch.int64)
+def apply(fn: str, *args: A | Number) -> A:
+    """A function of mixer_ir.functions by its name, entry by entry; numbers may stand for arrays."""
+    kind = type(next(a for a in args if isinstance(a, Array)))
+    arrays: list[A] = [a if isinstance(a, Array) else kind.number(a) for a in args]
+    meaning = FUNCTIONS[fn].meaning
+    if meaning is not None:
+        made: A = meaning(apply, *arrays)
+        return made
+    axes = union(*(a.axes for a in arrays))
+    return kind(axes, kind.computed(fn, [a.aligned(axes) for a in arrays]))
 
 
-def number(value: Number) -> Array:
-    dtype = {float: torch.float64, complex: torch.complex128}.get(type(value))
-    return Array((), torch.tensor(value, dtype=dtype))
+def mul(*factors: A) -> A:
+    return reduce(lambda x, y: apply("mul", x, y), factors)
 
 
-def pointwise(fn: Callable[..., Tensor], *args: Array) -> Array:
-    """`fn` entry by entry, arguments broadcast over the axes that they lack."""
-    axes = union(*(a.axes for a in args))
-    return Array(axes, fn(*(a.aligned(axes) for a in args)))
+def total(terms: Sequence[A]) -> A:
+    return reduce(lambda x, y: apply("add", x, y), terms)
 
 
-def apply(fn: str, *args: Any) -> Array:
-    """A function of mixer_ir.functions by its name; numbers may stand for arrays."""
-    arrays = [a if isinstance(a, Array) else number(a) for a in args]
-    function = FUNCTIONS[fn]
-    if function.meaning is not None:
-        made = function.meaning(apply, *arrays)
-        return made if isinstance(made, Array) else number(made)
-    if function.result == "float":
-        arrays = [a if _floats(a.data) else Array(a.axes, a.data.to(torch.float64)) for a in arrays]
-    return pointwise(TORCH[fn], *arrays)
-
-
-def mul(*factors: Array) -> Array:
-    total = factors[0]
-    for f in factors[1:]:
-        total = apply("mul", total, f)
-    return total
-
-
-def contract(x: Array, y: Array, over: Axes) -> Array:
-    """Σ_over x y; an axis of `over` that one side lacks is summed on the other."""
-    return mul(x, y).sum(over)
-
-
-def stack(parts: list[Array], axis: str) -> Array:
-    """The parts along a new last axis; parts may lack some of the axes of others."""
-    axes, sizes = union(*(p.axes for p in parts)), {a: n for p in parts for a, n in p.sizes.items()}
-    data = [p.to(axes, sizes) for p in parts]
-    dtype = data[0].dtype
-    for d in data[1:]:
-        dtype = torch.promote_types(dtype, d.dtype)
-    return Array((*axes, axis), torch.stack([d.to(dtype) for d in data], -1))
-
-
-def where(condition: Array, yes: Array, no: Array) -> Array:
+def where(condition: A, yes: A | Number, no: A | Number) -> A:
     return apply("where", condition, yes, no)
 
 
-def _floats(x: Tensor) -> bool:
-    return x.is_floating_point() or x.is_complex()
+def contract(x: A, y: A, over: Axes) -> A:
+    """Σ_over x y; an axis of `over` that one side lacks is summed on the other."""
+    return mul(x, y).folded("sum", over)
 
 
-def _where(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    dtype = torch.promote_types(yes.dtype, no.dtype)
-    return torch.where(condition.to(torch.bool), yes.to(dtype), no.to(dtype))
+def stack(parts: Sequence[A], axis: str) -> A:
+    """The parts along a new last axis; parts may lack some of the axes of others."""
+    axes, sizes = union(*(p.axes for p in parts)), {a: n for p in parts for a, n in p.sizes.items()}
+    kind = type(parts[0])
+    return kind((*axes, axis), kind.stacked([p.to(axes, sizes) for p in parts]))
 
 
-def _numeric(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`fn` with truth values read as 0 and 1."""
-    return lambda *xs: fn(*(x.to(torch.int64) if x.dtype == torch.bool else x for x in xs))
+def running(fn: str, x: A, n: int, reset: A | None = None) -> A:
+    """y_t = fn(y_{t−1}, x_t) for n steps, from x_t alone where reset is true."""
+    made = [x.at(TIME, 0)]
+    for t in range(1, n):
+        new = apply(fn, made[-1], x.at(TIME, t))
+        made.append(new if reset is None else where(reset.at(TIME, t), x.at(TIME, t), new))
+    return stack(made, TIME)
 
 
-def _softplus(x: Tensor) -> Tensor:
-    return torch.log(1 + torch.exp(x)) if x.is_complex() else torch.logaddexp(x, torch.zeros_like(x))
-
-
-def _complex(x: Tensor, y: Tensor) -> Tensor:
-    return torch.complex(x.to(torch.float64), y.to(torch.float64))
-
-
-TORCH: dict[str, Callable[..., Tensor]] = {
-    "add": _numeric(torch.add),
-    "sub": _numeric(torch.sub),
-    "mul": _numeric(torch.mul),
-    "div": torch.div,
-    "pow": _numeric(torch.pow),
-    "neg": _numeric(torch.neg),
-    "exp": torch.exp,
-    "log": torch.log,
-    "log1p": torch.log1p,
-    "expm1": torch.expm1,
-    "sqrt": torch.sqrt,
-    "abs": _numeric(torch.abs),
-    "sign": _numeric(torch.sgn),
-    "sigmoid": torch.sigmoid,
-    "softplus": _softplus,
-    "tanh": torch.tanh,
-    "sin": torch.sin,
-    "cos": torch.cos,
-    "erf": torch.erf,
-    "min": _numeric(torch.minimum),
-    "max": _numeric(torch.maximum),
-    "where": _where,
-    "lt": torch.lt,
-    "le": torch.le,
-    "eq": torch.eq,
-    "ne": torch.ne,
-    "and": torch.logical_and,
-    "or": torch.logical_or,
-    "not": torch.logical_not,
-    "real": lambda x: x.real if x.is_complex() else x,
-    "imag": lambda x: x.imag if x.is_complex() else torch.zeros_like(x),
-    "conj": torch.conj_physical,
-    "complex": _complex,
-    "mod": _numeric(torch.remainder),
-    "floordiv": _numeric(lambda x, y: torch.div(x, y, rounding_mode="floor")),
-}
+def numbered(reset: A, n: int) -> A:
+    """The number of the packed piece that each t is in: how many resets there were until then."""
+    return running("add", where(reset, 1, 0), n)

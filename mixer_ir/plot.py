@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mixer_ir.choosing import checked_mixer
 from mixer_ir.compiled import compile as compile_mixer
-from mixer_ir.errors import BackendError
+from mixer_ir.errors import BackendError, OptionError
 from mixer_ir.mixer import Mixer
 from mixer_ir.samples import draw, sizes_for
 
@@ -35,6 +35,8 @@ def plot(mixer: Mixer, *, length: int = 64, seed: int = 0, out: Path | str | Non
     except ImportError as error:
         raise BackendError("pictures need matplotlib: pip install 'mixer-ir[demo]'") from error
 
+    if length < 1:
+        raise OptionError(f"length = {length}: a picture needs at least one step")
     M = picture(checked_mixer(mixer, "plot"), length=length, seed=seed)
     parts = [M.real, M.imag] if M.is_complex() else [M]
     figure = Figure(figsize=(4.2 * len(parts), 4.4), layout="constrained")
@@ -47,5 +49,8 @@ def plot(mixer: Mixer, *, length: int = 64, seed: int = 0, out: Path | str | Non
         axes.set(title=f"{mixer.name}{title}", xlabel="s (input)", ylabel="t (output)")
         figure.colorbar(drawn, ax=axes, shrink=0.8)
     if out is not None:
-        figure.savefig(out, dpi=150)
+        try:
+            figure.savefig(out, dpi=150)
+        except (OSError, ValueError) as error:
+            raise OptionError(f"cannot write a picture to {out}: {error}") from error
     return figure

@@ -8,7 +8,8 @@ programs that lowering really emitted, with a symbol for every entry, are the de
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from mixer_ir.affine import NotAffine, normal_form
 from mixer_ir.choosing import checked_mixer
@@ -53,6 +54,10 @@ class Proof:
     def open(self) -> tuple[Step, ...]:
         """The steps that do not hold, or have no proof."""
         return tuple(step for step in self.steps if not step.ok)
+
+    def to_json(self) -> dict[str, Any]:
+        """The proof in strings: its steps in order."""
+        return {"mixer": self.mixer, "ok": self.ok, "steps": [asdict(step) for step in self.steps]}
 
     def __str__(self) -> str:
         head = "proved" if self.ok else f"not proved: {len(self.open)} of {len(self.steps)} steps do not hold"

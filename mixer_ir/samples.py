@@ -21,10 +21,11 @@ from mixer_ir import matrix as m
 from mixer_ir.expr import SOURCE, TIME, Axes, Expr
 from mixer_ir.matrix import Apply
 from mixer_ir.mixer import Mixer
-from mixer_ir.named import Array, apply, contract
+from mixer_ir.named import apply, contract
 from mixer_ir.node import Node, walk
-from mixer_ir.oracle import Oracle
+from mixer_ir.oracle import Oracle, oracle_on
 from mixer_ir.process import Transition
+from mixer_ir.tensors import Tensors
 
 Law: TypeAlias = Callable[[tuple[int, ...], torch.Generator], Tensor]
 SIZES = {"b": 2, "h": 2, "k": 3, "v": 2, "n": 3, "d": 2, "c": 5, "m": 3}
@@ -225,7 +226,7 @@ def _tried(
 def _excess(mixer: Mixer, sizes: Mapping[str, int], laws: Mapping[str, Law], excess: Excess, seed: int) -> float:
     signals = {n: _draw(laws[n], n, axes, sizes, seed) for n, axes in mixer.signals.items()}
     with torch.no_grad():
-        found = excess(Oracle.on(signals, mixer.signals))
+        found = excess(oracle_on(signals, mixer.signals))
     return float("inf") if math.isnan(found) else found
 
 
@@ -250,7 +251,7 @@ def _stretch(A: Transition) -> Excess:
             given = A.factor if A.factor is not None else A.log
             return _longest(given)(oracle) if given is not None else 0.0
         n = next(oracle.value(x).sizes[axis] for x in A.exprs if axis in x.axes)
-        eye = Array((axis, "_"), torch.eye(n, dtype=torch.float64))
+        eye = Tensors((axis, "_"), torch.eye(n, dtype=torch.float64))
         ends = []
         for t in range(oracle.sizes[TIME]):
             S = oracle.step(A, eye, t)
@@ -266,7 +267,7 @@ def _cancellation(M: m.Normalize) -> Excess:
 
     def excess(oracle: Oracle) -> float:
         x = oracle.entries(M.of)
-        ones = Array((SOURCE,), torch.ones(x.sizes.get(SOURCE, 1), dtype=torch.float64))
+        ones = Tensors((SOURCE,), torch.ones(x.sizes.get(SOURCE, 1), dtype=torch.float64))
         signed, whole = contract(x, ones, (SOURCE,)), contract(apply("abs", x), ones, (SOURCE,))
         ratio = signed.data.abs() / whole.aligned(signed.axes).clamp(min=1e-300)
         return 0.1 - float(torch.where(whole.aligned(signed.axes) > 0, ratio, torch.ones_like(ratio)).min())

@@ -12,12 +12,11 @@ import torch
 
 from mixer_ir import samples
 from mixer_ir.canonical import Fired
-from mixer_ir.cells import Cells, apply, symbols
+from mixer_ir.cells import Cells
 from mixer_ir.definition import Definition
-from mixer_ir.definition_entries import Entries
 from mixer_ir.emitted import small
 from mixer_ir.exact import Ring
-from mixer_ir.expr import SOURCE, TIME, Axes, Expr, union, without
+from mixer_ir.expr import TIME, Axes, Expr, union, without
 from mixer_ir.matrix import Matrix
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import Node, walk
@@ -34,23 +33,16 @@ def traced(mixer: Mixer, run: Run, normal: Expr) -> Iterator[tuple[str, str | No
     states = {}
     for s in r.states:
         axes = (*without(r.batch, (TIME, *s.axes)), *s.axes)
-        states[s] = symbols(f"{s.name}₀", axes, tuple(sizes[a] for a in axes))
+        states[s] = Cells.symbols(f"{s.name}₀", axes, tuple(sizes[a] for a in axes))
     before = {s.name: x for s, x in states.items()}
-    given = dict(states)
-    if r.reset is not None:
-        given = {s: _reset(Definition(signals, sizes).of(r.reset).at(TIME, 0), x) for s, x in states.items()}
-    new, output = Definition(signals, sizes).update(r, given, 0)
-    form = Definition(signals, sizes, before)
+    new, output = Definition(Cells, signals, sizes).update(r, states, 0)
+    form = Definition(Cells, signals, sizes, before)
     processes = {n.name: n for n in walk(normal) if isinstance(n, Process)}
     for s, after in new.items():
         if s.name in processes:
             found = form.states_of(processes[s.name])[1]
             yield f"{s.name}_t = A_t {s.name}_(t−1) + Σ k vᵀ is its traced update", _differs(ring, found, after, sizes)
-    yield "y_t is the traced output", _differs(ring, form.of(normal).at(TIME, 0), output, sizes)
-
-
-def _reset(condition: Cells, x: Cells) -> Cells:
-    return apply("where", condition, 0, x)
+    yield "y_t is the traced output", _differs(ring, form.value(normal).at(TIME, 0), output, sizes)
 
 
 def fired(mixer: Mixer) -> Iterator[tuple[Fired, str | None]]:
@@ -66,19 +58,12 @@ def fired(mixer: Mixer) -> Iterator[tuple[Fired, str | None]]:
 
 
 def _sides_differ(rule: Fired, signals: dict[str, Cells], sizes: dict[str, int], ring: Ring) -> str | None:
-    on = Definition(signals, sizes)
+    on = Definition(Cells, signals, sizes)
     before, after = rule.before, rule.after
     if isinstance(before, Expr) and isinstance(after, Expr):
-        return _differs(ring, on.of(after), on.of(before), sizes)
+        return _differs(ring, on.value(after), on.value(before), sizes)
     if isinstance(before, Matrix) and isinstance(after, Matrix):
-        columns = sizes.get(SOURCE, sizes[TIME])
-        left, right = (Entries(Definition(signals, sizes), sizes[TIME], columns) for _ in range(2))
-        for t in range(sizes[TIME]):
-            for s in range(columns):
-                found = _differs(ring, left.of(after, t, s), right.of(before, t, s), sizes)
-                if found is not None:
-                    return f"M[{t}, {s}]: {found}"
-        return None
+        return _differs(ring, on.entries(after), on.entries(before), sizes)
     return f"the rule makes {type(after).__name__} of {type(before).__name__}"
 
 
@@ -100,7 +85,7 @@ def _signals(mixer: Mixer, length: int) -> tuple[dict[str, int], dict[str, Cells
     for name, axes in mixer.signals.items():
         x = drawn[name]
         if x.is_floating_point() or x.dtype is torch.complex128:
-            signals[name] = symbols(name, axes, tuple(x.shape))
+            signals[name] = Cells.symbols(name, axes, tuple(x.shape))
         else:
             signals[name] = Cells(axes, x.numpy().astype(object))
     return sizes, signals

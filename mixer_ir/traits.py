@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mixer_ir.canonical import gathered
-from mixer_ir.errors import DeclarationError
-from mixer_ir.expr import BATCH, SOURCE, TIME, Call, Cumulate, Expr, Literal, Reverse, Signal, Size, without
+from mixer_ir.expr import BATCH, SOURCE, TIME, Axes, Call, Cumulate, Expr, Literal, Reverse, Signal, Size, without
 from mixer_ir.invariance import is_time_invariant
 from mixer_ir.matrix import (
     Apply,
@@ -27,9 +27,6 @@ from mixer_ir.pieces import pieces
 from mixer_ir.process import Process, Read, Run
 from mixer_ir.reach import Reach, reach_of
 from mixer_ir.rules_collect import structure_of
-
-if TYPE_CHECKING:
-    from mixer_ir.mixer import Mixer
 
 LINEAR, QUASILINEAR, QUADRATIC = "T", "T log T", "T²"
 
@@ -100,14 +97,20 @@ class Traits:
         return ", ".join([*words, f"cost {self.cost}"])
 
 
-def traits(mixer: Mixer) -> Traits:
-    """The traits of a mixer, from its canonical form."""
-    expr, value = mixer.expr, mixer.value or _only_one_over_time(mixer)
+def traits(
+    body: Expr, expr: Expr, signals: Mapping[str, Axes], value: str | None = None, matrix: Matrix | None = None
+) -> Traits:
+    """The traits of a mixer.
+
+    body, expr      as it was declared, and in canonical form
+    signals         name -> axes
+    value, matrix   v and M where y = M v
+    """
+    value = value or _only_one_over_time(signals)
     everything = reach_of(expr, lambda s: True)
     of_value = Reach.ALL if value is None else reach_of(expr, lambda s: s.name == value)
     causal = Reach.FUTURE not in everything
     found = [p.node for p in pieces(expr)]
-    matrix = _matrix(mixer)
     cost = max((_cost(p) for p in found), key=(LINEAR, QUASILINEAR, QUADRATIC).index, default=LINEAR)
     return Traits(
         causal=causal,
@@ -118,7 +121,7 @@ def traits(mixer: Mixer) -> Traits:
         data_dependent=_data_dependent(expr, value),
         linear_time=cost == LINEAR,
         streamable=causal and not any(isinstance(n, Reverse) or n is Size(axis=TIME) for n in walk(expr)),
-        complex=any(_complex(n) for n in walk(mixer.body)),
+        complex=any(_complex(n) for n in walk(body)),
         affine=not any(isinstance(p, Run) for p in found),
         structure=None if matrix is None else structure_of(gathered(matrix)),
         rank=_rank(expr),
@@ -127,17 +130,10 @@ def traits(mixer: Mixer) -> Traits:
     )
 
 
-def _only_one_over_time(mixer: Mixer) -> str | None:
+def _only_one_over_time(signals: Mapping[str, Axes]) -> str | None:
     """The one signal over time, which takes the value's part where y is no M v along time alone."""
-    over_time = [n for n, axes in mixer.signals.items() if TIME in axes or SOURCE in axes]
+    over_time = [n for n, axes in signals.items() if TIME in axes or SOURCE in axes]
     return over_time[0] if len(over_time) == 1 else None
-
-
-def _matrix(mixer: Mixer) -> Matrix | None:
-    try:
-        return mixer.matrix_expr
-    except DeclarationError:  # no signal is multiplied by a matrix: then there is no structure to name
-        return None
 
 
 def _cost(node: Process | Apply | Run) -> str:

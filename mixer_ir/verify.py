@@ -7,7 +7,7 @@ that the mixer claims. That an all-zero or late result would not pass is checked
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from backends import BACKENDS
+from backends import available
 from lowering.context import SignalType
 from lowering.lower import lower
 from lowering.planner import plan
@@ -72,8 +72,10 @@ class Report:
     def ok(self) -> bool:
         return bool(self.rows) and all(row.ok for row in self.rows)
 
-    def to_json(self) -> str:
-        return json.dumps({"mixer": self.mixer, "ok": self.ok, "rows": [asdict(row) for row in self.rows]})
+    def to_json(self) -> dict[str, Any]:
+        """The report in numbers and strings; an error without bound, which JSON cannot say, is None."""
+        rows = [{n: None if x == math.inf else x for n, x in asdict(row).items()} for row in self.rows]
+        return {"mixer": self.mixer, "ok": self.ok, "rows": rows}
 
     def __str__(self) -> str:
         groups: dict[tuple[str, str, str, str], list[Row]] = {}
@@ -165,7 +167,7 @@ class Verification:
 
     def rows(self, lengths: Sequence[int], dtypes: Sequence[torch.dtype]) -> Iterator[Row]:
         forms = list(self.forms) if self.forms is not None else self.mixer.forms()
-        backends = list(self.backends) if self.backends is not None else list(BACKENDS)
+        backends = list(self.backends) if self.backends is not None else list(available())
         middle = sorted(lengths)[len(lengths) // 2]
         for dtype in dtypes if "eager" in backends else ():
             for length in lengths:
@@ -177,8 +179,12 @@ class Verification:
                     yield from self.streamed(forms, want, length)
         if "eager" in backends:
             yield from self.stated(forms, middle)
-        for backend in (b for b in backends if b != "eager"):
+        for backend in (b for b in backends if b not in ("eager", "native")):
             yield from self.other(forms, backend, lengths)
+        for dtype in dtypes if "native" in backends else ():
+            want = self.expected(middle, dtype)
+            for form in forms:
+                yield from self.whole(form, "native", want, middle, every_chunk=False)
         yield from self.matrix(min(middle, 16))
         for probe in probes(self.mixer, self.expected(min(middle, 8), torch.float64)):
             yield Row(

@@ -12,9 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import eager, reference, symbolic
+from backends import eager, native, reference, symbolic
 from backends.eager_entries import MAPS
 from backends.eager_loops import LOOPS
+from backends.native.spelling import FUNCTIONS as native_functions
 from lowering import adjoint_entries
 from lowering import program as p
 from lowering.adjoint import FLAT, RULES
@@ -31,12 +32,13 @@ def test_every_operation_is_spelled_everywhere() -> None:
     assert set(reference.OPERATIONS) == run
     assert set(symbolic.OPERATIONS) == run
     assert set(eager.OPERATIONS) | set(LOOPS) == run
+    assert set(native.OPERATIONS) == run
     assert set(RULES) | set(FLAT) | {p.Scan, p.Region, p.Pick} == OPERATIONS
     assert set(DRAWN) | {p.Pick} == run
 
 
 def test_every_function_is_spelled_everywhere() -> None:
-    for table in (reference.MAPS, symbolic.MAPS, MAPS, adjoint_entries.FUNCTIONS):
+    for table in (reference.MAPS, symbolic.MAPS, MAPS, native_functions, adjoint_entries.FUNCTIONS):
         assert set(table) == set(PRIMITIVE)
 
 

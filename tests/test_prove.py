@@ -34,7 +34,7 @@ def normalised(S: mx.State("k v"), n: mx.State("k"), q: "b t k", k: "b t k", v: 
 
 @mx.recurrence
 def cell(h: mx.State("n"), x: "b t n", W: "m n"):
-    h = mx.tanh(W @ h + x)
+    h = mx.tanh(mx.rename(W @ h, m="n") + x)
     return h, h
 
 

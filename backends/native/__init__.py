@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from backends.native.compiler import HERE, installed
-from backends.native.emit import emit
+from backends.native.emission import emit
+from backends.native.reader import INDEXED
+from backends.native.sums import LOOPS
 from backends.plan import check_shape, given
+from lowering import program as p
 from lowering.program import Program
 from mixer_ir.errors import BackendError
 from mixer_ir.functions import Kind
@@ -24,6 +27,8 @@ DTYPES: dict[torch.dtype, dict[Kind, torch.dtype]] = {
     torch.float32: {"bool": torch.bool, "int": torch.int64, "real": torch.float32, "complex": torch.complex64},
     torch.float64: {"bool": torch.bool, "int": torch.int64, "real": torch.float64, "complex": torch.complex128},
 }
+OPERATIONS = frozenset((*LOOPS, *INDEXED, p.Scan, p.Region, p.Pick))
+"""the operations that have a spelling"""
 KEPT = 1 << 28
 """bytes: an arena up to this size is kept for the next call"""
 
@@ -85,8 +90,9 @@ def _loaded(program: Program, real: torch.dtype) -> Run:
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         held = [x.to(dtype).contiguous().resolve_conj() for x, dtype in zip(inputs, wanted, strict=True)]
         out = [torch.empty(shape, dtype=dtype) for shape, dtype in results]
-        arena = ARENAS.of(made.arena)
-        function(addresses(*(x.data_ptr() for x in (*held, *out))), arena.data_ptr(), torch.get_num_threads())
+        threads = torch.get_num_threads()
+        arena = ARENAS.of(made.arena + threads * made.apart)
+        function(addresses(*(x.data_ptr() for x in (*held, *out))), arena.data_ptr(), threads)
         return out
 
     return run

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
-from backends.native.fusing import Fusion, Fusions, is_sum
+from backends.native.entries import added, copied, entrywise, gathered
+from backends.native.fusing import Fusions
 from backends.native.index import Index, Variable
-from backends.native.loops import LOOPS, copied, entrywise
-from backends.native.memory import Arena, Store, strides_of
+from backends.native.memory import Arena, Store, entries, strides_of
 from backends.native.reader import Given, Where
 from backends.native.scope import Scope
+from backends.native.sharing import Shared
 from backends.native.spelling import TYPES
+from backends.native.steps import Step, is_entrywise, steps
+from backends.native.sums import LOOPS
 from lowering import program as p
 from lowering.program import Program, Value
-
-ALIGNED_WITH = (p.Map, p.Order, p.Cast, p.Detach)
-"""operations that read their arguments where their result stands"""
-
-
-@dataclass
-class Step:
-    """Values computed together: those of one nest, or one loop, sum or routine. `copies`: (value, where to)."""
-
-    values: list[Value]
-    copies: list[tuple[Value, Store]] = field(default_factory=list)
-    reads: set[Value] = field(default_factory=set)
 
 
 class Emitter:
@@ -40,6 +30,8 @@ class Emitter:
         self.share = True
         self.first: dict[str, Index] = {}
         self.sizes: dict[str, int] = {}
+        self.apart = 0
+        """bytes that every thread has for itself"""
         self._count = 0
 
     def fresh(self, prefix: str = "x") -> str:
@@ -54,103 +46,33 @@ class Emitter:
 
     def place(self, v: Value) -> tuple[Store, int]:
         """A new array for v, and its place in the arena."""
-        count = 1
-        for n in v.shape:
-            count *= n
-        at = self.arena.take(count * self.size(v.kind))
+        sizes = self.scope().extent(v.sizes)
+        at = self.arena.take(entries(sizes) * self.size(v.kind))
         name, c = self.fresh("a"), TYPES[v.kind]
         self.lines.append(f"{c} *{name} = ({c} *)({self.arena.name} + {at});")
-        return Store(name, v.kind, strides_of(v.sizes)), at
+        origin = {a: i for a, i in self.first.items() if a in v.axes}
+        return Store(name, v.kind, strides_of(sizes), origin=origin), at
 
     # ------------------------------------------------------------------ one block
 
     def block(self, program: Program, results: Sequence[tuple[Value, Store]]) -> None:
         """All that `results` need, each written to its array."""
-        fusion = self.fusions.of(program)
-        mine = [v for v in program.order if v in fusion.stored]
+        stored = self.fusions.of(program).stored
         targets: dict[Value, Store] = {}
         copies = []
         for v, store in results:
-            direct = v in fusion.stored and v not in targets and not _from_carry(v)
-            if direct:
+            if v in stored and v not in targets and not _from_carry(v):
                 targets[v] = store
             else:
                 copies.append((v, store))
-        steps = list(self._steps(program, mine, fusion, copies))
-        last = {v: i for i, step in enumerate(steps) for v in step.reads if v not in step.values}
+        made = list(steps(program, stored, copies))
+        last = {v: i for i, step in enumerate(made) for v in step.reads if v not in step.values}
         places: dict[int, list[int]] = {}
-        for i, step in enumerate(steps):
+        for i, step in enumerate(made):
             for v, at in self._emit(step, targets, last):
                 places.setdefault(last.get(v, i), []).append(at)
             for at in places.pop(i, ()):
                 self.arena.give(at)
-
-    def _steps(
-        self, program: Program, mine: list[Value], fusion: Fusion, copies: list[tuple[Value, Store]]
-    ) -> Iterator[Step]:
-        """The values in an order that lets as many as possible share a nest."""
-        needs = {v: self._stored_under(v.args, fusion) for v in mine}
-        left = dict.fromkeys(v for v in mine if not isinstance(v.op, p.Pick))
-        done: set[Value] = set()
-        picks: dict[Value, list[Value]] = {}
-        for v in mine:
-            if isinstance(v.op, p.Pick):
-                picks.setdefault(v.args[0], []).append(v)
-        while left:
-            first = next(v for v in left if needs[v] <= done)
-            step = Step([first], reads=set(needs[first]))
-            del left[first]
-            if is_entrywise(first):
-                axes = set(first.sizes.items())
-                found = True
-                while found:
-                    found = False
-                    for v in list(left):
-                        if not is_entrywise(v) or set(v.sizes.items()) != axes:
-                            continue
-                        if needs[v] <= done | set(step.values) and self._in_line(v, step.values, fusion):
-                            step.values.append(v)
-                            step.reads |= needs[v]
-                            del left[v]
-                            found = True
-            step.values += picks.get(first, [])
-            done.update(step.values)
-            yield step
-        for v, store in copies:
-            yield Step([], [(v, store)], self._stored_under([v], fusion))
-
-    def _stored_under(self, values: Iterable[Value], fusion: Fusion) -> set[Value]:
-        """The stored values of this block that these are computed from, through what is not stored."""
-        found: set[Value] = set()
-        seen: set[Value] = set()
-        stack = list(values)
-        while stack:
-            v = stack.pop()
-            if v in fusion.stored and not isinstance(v.op, p.Scan):
-                found.add(v)
-            elif v not in seen:
-                seen.add(v)
-                if isinstance(v.op, p.Scan):
-                    found.add(v)
-                else:
-                    stack.extend(v.args)
-        return found
-
-    def _in_line(self, v: Value, members: list[Value], fusion: Fusion) -> bool:
-        """Whether v reads each of the members only at the place where it stands itself."""
-        inside = set(members)
-        stack = [v]
-        first = True
-        while stack:
-            x = stack.pop()
-            if x in fusion.stored and not first:
-                continue
-            first = False
-            if isinstance(x.op, ALIGNED_WITH):
-                stack.extend(x.args)
-            elif self._stored_under(x.args, fusion) & inside:
-                return False
-        return True
 
     # ------------------------------------------------------------------ one step
 
@@ -163,6 +85,8 @@ class Emitter:
         first = step.values[0]
         if isinstance(first.op, p.Scan):
             return self._scan(first, first.op, step.values[1:], targets)
+        if isinstance(first.op, Shared):
+            return self._shared(first, first.op, step.values[1:], targets)
         taken = []
         stores: dict[Value, Store | None] = {}
         for v in step.values:
@@ -204,6 +128,7 @@ class Emitter:
             index = Index((), op.length - 1) - index
         for i in range(op.carries, len(outputs)):
             v = picked.get(i)
+            stack: Store
             if v is None:
                 sizes = {op.axis: op.length, **outputs[i].sizes}
                 stack, at = self.place(Value(op, (), tuple(sizes), tuple(sizes.values()), outputs[i].kind))
@@ -224,7 +149,9 @@ class Emitter:
         self.lines.append(f"for (long {turn} = 0; {turn} < {op.length}; {turn}++) {{")
         self.block(op.body, results)
         for now, then in pairs:
-            self.lines.append(f"{{ void *swap = {now.pointer}; {now.pointer} = {then.pointer}; {then.pointer} = swap; }}")
+            self.lines.append(
+                f"{{ void *swap = {now.pointer}; {now.pointer} = {then.pointer}; {then.pointer} = swap; }}"
+            )
         self.lines.append("}")
         for i, (now, _) in enumerate(pairs):
             if i in picked:
@@ -234,10 +161,53 @@ class Emitter:
                 taken += [(whole, held[2 * i]), (whole, held[2 * i + 1])]
         return [*taken, *((whole, at) for at in held[2 * op.carries :])]
 
-
-def is_entrywise(v: Value) -> bool:
-    """Whether v is computed entry by entry in a nest over its axes."""
-    return not is_sum(v) and not isinstance(v.op, p.Scan | p.Pick)
+    def _shared(
+        self, whole: Value, op: Shared, picks: Sequence[Value], targets: Mapping[Value, Store]
+    ) -> list[tuple[Value, int]]:
+        """A loop over the pieces of some axes, shared out among threads; each has an arena of its own."""
+        taken, results, sums = [], [], []
+        own = Arena("own")
+        for v in picks:
+            assert isinstance(v.op, p.Pick)
+            y = op.body.outputs[v.op.index]
+            if v in targets:
+                self.where[v] = store = targets[v]
+            else:
+                store, at = self.place(v)
+                self.where[v] = store
+                taken.append((v, at))
+            if op.parts[v.op.index]:
+                place = own.take(entries(v.sizes) * self.size(v.kind))
+                sums.append((v, y, store, place))
+                count = entries(v.sizes) * self.size(v.kind)
+                self.lines.append(f"for (long i = 0; i < threads; i++) memset(OWN(i) + {place}, 0, {count});")
+            else:
+                results.append((y, store))
+        self.where.update({x: Given(a) for a, x in zip(whole.args, op.body.inputs, strict=True)})
+        pieces = [Variable(self.fresh("p"), n // tile) for _, n, tile in op.tiles]
+        self.lines += ["#pragma omp parallel num_threads(threads)", "{", "char *own = OWN(thread_number());"]
+        self.lines.append(f"#pragma omp for collapse({len(pieces)}) schedule(static)")
+        self.lines += [f"for (long {i.text} = 0; {i.text} < {i.size}; {i.text}++) {{" for i in pieces]
+        outer = self.arena, self.share
+        self.arena, self.share = own, False
+        self.first = {a: Index.of(i) * tile for (a, _, tile), i in zip(op.tiles, pieces, strict=True)}
+        self.sizes = {a: tile for a, _, tile in op.tiles}
+        parts = []
+        for v, y, _, place in sums:
+            here, _ = self.place(y)
+            results.append((y, here))
+            parts.append((v, y, here, place))
+        self.block(op.body, results)
+        for v, y, here, place in parts:
+            c = TYPES[y.kind]
+            total = Store(f"(({c} *)(own + {place}))", y.kind, strides_of(v.sizes))
+            self.lines += added(self.scope(), y, here, total)
+        (self.arena, self.share), self.first, self.sizes = outer, {}, {}
+        self.lines += ["}"] * (len(pieces) + 1)
+        self.apart = max(self.apart, own.peak)
+        for v, _, store, place in sums:
+            self.lines += gathered(self.scope(), v, store, place)
+        return taken
 
 
 def _from_carry(v: Value) -> bool:

@@ -71,8 +71,8 @@ class Compiler:
                 os.replace(made, path)
         except OSError as error:
             raise BackendError(
-                f"the native backend keeps compiled programs in {path.parent}, where it cannot write ({error.strerror}); "
-                "name another folder with MIXER_IR_CACHE"
+                f"the native backend keeps compiled programs in {path.parent}, where it cannot write "
+                f"({error.strerror}); name another folder with MIXER_IR_CACHE"
             ) from error
 
 

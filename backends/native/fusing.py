@@ -97,14 +97,17 @@ class Fusions:
             if isinstance(v.op, p.Map | p.Cast):
                 stored.add(v)
         for v in reversed(program.order):
-            if is_sum(v) or isinstance(v.op, p.Scan | p.Pick) or (isinstance(v.op, p.Map) and v not in trivial and reads[v] > entries(v)):
+            whole = is_sum(v) or isinstance(v.op, p.Scan | p.Region | p.Pick)
+            if whole or (isinstance(v.op, p.Map) and v not in trivial and reads[v] > entries(v) * _times(v)):
                 stored.add(v)
             times = float(entries(v)) if v in stored else reads[v]
             for a, n in self._reads_of(v, times, stored, arrays):
                 reads[a] += n
         return Fusion(frozenset(stored), dict(reads), frozenset(arrays))
 
-    def _reads_of(self, v: Value, times: float, stored: set[Value], arrays: set[Value]) -> Iterable[tuple[Value, float]]:
+    def _reads_of(
+        self, v: Value, times: float, stored: set[Value], arrays: set[Value]
+    ) -> Iterable[tuple[Value, float]]:
         """How often v reads each of its arguments; those that have to be arrays are marked."""
         op = v.op
         if isinstance(op, p.Scan):
@@ -113,6 +116,12 @@ class Fusions:
                 if i >= op.carries and x in inner.arrays:
                     _array(a, stored, arrays)
                 yield a, (entries(a) if i < op.carries else inner.reads.get(x, 0.0) * op.length)
+        elif isinstance(op, p.Region):
+            inner = self.of(op.body)
+            for a, x in zip(v.args, op.body.inputs, strict=True):
+                if x in inner.arrays:
+                    _array(a, stored, arrays)
+                yield a, inner.reads.get(x, 0.0)
         elif isinstance(op, p.Pick):
             return
         elif isinstance(op, p.Contract):
@@ -148,6 +157,13 @@ def _array(v: Value, stored: set[Value], arrays: set[Value]) -> None:
         arrays.add(v)
     else:
         stored.add(v)
+
+
+def _times(v: Value) -> int:
+    """How often v may be computed again rather than stored: a cheap function of what is much smaller than itself."""
+    assert isinstance(v.op, p.Map)
+    small = all(8 * entries(a) <= entries(v) for a in v.args)
+    return 8 if small and v.op.fn not in SPECIAL else 1
 
 
 def _trivial(order: Iterable[Value]) -> set[Value]:

@@ -80,7 +80,12 @@ class Index:
             return whole, rest
         if len(rest.terms) == 1 and abs(rest.terms[0][1]) == 1:
             variable = rest.terms[0][0]
-            if not variable.whole and variable.needs == {variable.text} and variable.size > n and variable.size % n == 0:
+            if (
+                not variable.whole
+                and variable.needs == {variable.text}
+                and variable.size > n
+                and variable.size % n == 0
+            ):
                 raise Cut(variable.text, n)
         text = str(rest)
         quotient = Variable(f"(({text}) / {n})", rest.most // n + 1, rest.needs)

@@ -1,4 +1,4 @@
-"""Where arrays lie: in an argument of the call or in the arena, whose places are given out again after their last use."""
+"""Where arrays lie: in an argument of the call, or in the arena, whose places are given out again after use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALIGNED = 64
 def strides_of(sizes: Mapping[str, int]) -> dict[str, int]:
     """Row-major strides in entries."""
     strides, step = {}, 1
-    for axis, n in reversed(sizes.items()):
+    for axis, n in reversed(list(sizes.items())):
         strides[axis] = step
         step *= n
     return {a: strides[a] for a in sizes}

@@ -1,4 +1,4 @@
-"""Matrix products: the axes of rows, of columns and of the sum that lie as one run as one, the others in loops around."""
+"""Matrix products: axes of rows, of columns and of the sum that lie as one run as one, the others in loops around."""
 
 from __future__ import annotations
 

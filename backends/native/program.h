@@ -205,6 +205,13 @@ OUTSIDE cplx c_pow(cplx x, cplx y) {
 
 // ------------------------------------------------------------------------------------- what runtime.c brings
 
+#ifdef _OPENMP
+int omp_get_thread_num(void);
+FN int thread_number(void) { return omp_get_thread_num(); }
+#else
+FN int thread_number(void) { return 0; }
+#endif
+
 #ifdef DOUBLE
 #define mixer_product mixer_product_double
 #define mixer_transform mixer_transform_double

@@ -17,6 +17,13 @@ from mixer_ir.functions import Kind
 At: TypeAlias = Mapping[str, Index]
 
 
+INDEXED = (
+    p.Constant, p.Iota, p.Map, p.Cast, p.Pad, p.Take, p.Expand, p.Order, p.Detach, p.Slice, p.Flip, p.Rename, p.Split,
+    p.Merge,
+)  # fmt: skip
+"""what is computed inside the loops that read it"""
+
+
 @dataclass(frozen=True, slots=True)
 class Given:
     """An input of a loop's body: a value outside, at one place of an axis that the input lacks."""
@@ -38,6 +45,8 @@ class Reader:
     fresh: Callable[[], str]
     members: dict[Value, Term] = field(default_factory=dict)
     """what this very nest computes, at the place where it stands"""
+    places: list[Index] = field(default_factory=list)
+    """where in memory has been read or written"""
     _done: dict[tuple[Value, tuple[Index, ...], Term | None], Term] = field(default_factory=dict)
 
     def read(self, v: Value, at: At, guard: Term | None = None) -> Term:
@@ -59,6 +68,7 @@ class Reader:
 
     def load(self, store: Store, at: At, guard: Term | None) -> Term:
         address = store.address(at)
+        self.places.append(address)
         text = f"{store.pointer}[{address}]"
         if guard is None:
             return self._defined(store.kind, text, address.needs)

@@ -31,7 +31,9 @@ class Scope:
     def extent(self, sizes: Mapping[str, int]) -> dict[str, int]:
         return {a: self.sizes.get(a, n) for a, n in sizes.items()}
 
-    def written(self, sizes: Mapping[str, int], build: Callable[[Axes], list[str]], cuts: Cuts | None = None) -> list[str]:
+    def written(
+        self, sizes: Mapping[str, int], build: Callable[[Axes], list[str]], cuts: Cuts | None = None
+    ) -> list[str]:
         """The text that `build` gives; loops are cut for as long as an index asks for it."""
         cuts = dict(cuts or {})
         while True:
@@ -49,8 +51,22 @@ def variables(made: Axes, names: tuple[str, ...]) -> list[Variable]:
     return [v for a in names for v in made.loops[a]]
 
 
-def put(nest: Nest, store: Store, made: Axes, term: Term) -> None:
+def put(reader: Reader, store: Store, made: Axes, term: Term) -> None:
     """The statement that stores a term, innermost."""
-    nest.inside.append(f"{store.pointer}[{store.address(made.at)}] = {term.text};")
+    address = store.address(made.at)
+    reader.places.append(address)
+    reader.nest.inside.append(f"{store.pointer}[{address}] = {term.text};")
 
 
+def side_by_side(made: Axes, order: tuple[str, ...], places: list[Index]) -> tuple[str, ...]:
+    """The axes with that one innermost along which most of what is read and written lies side by side."""
+
+    def apart(axis: str) -> int:
+        steps = [dict(place.terms).get(made.loops[axis][-1], 0) for place in places]
+        return sum(step not in (0, 1) for step in steps)
+
+    long = [a for a in order if made.loops[a] and made.loops[a][-1].size >= 8]
+    if not long:
+        return order
+    best = min(reversed(long), key=apart)
+    return (*(a for a in order if a != best), best)

@@ -14,7 +14,7 @@ from typing import Any
 
 from backends.triton import tile as t
 from backends.triton.functions import FORMS
-from backends.triton.tile import Index, Tile
+from backends.triton.tile import Index, Tile, factor
 from backends.triton.writer import Writer
 from lowering import program as p
 from lowering.program import Value
@@ -40,11 +40,10 @@ class Buffer:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        made: list[int] = []
-        for n in reversed(self.value.shape):
-            made.insert(0, made[0] * sizes[0] if made else 1)
-            sizes = [n]
-        return tuple(made)
+        made = [1]
+        for n in reversed(self.value.shape[1:]):
+            made.insert(0, made[0] * n)
+        return tuple(made[: len(self.value.shape)])
 
 
 class Evaluator:
@@ -85,6 +84,15 @@ class Evaluator:
             raise Cut(v, "is computed by itself")
         return rule(self, v, where)
 
+    def state(self) -> tuple[int, int]:
+        """What to come back to if an attempt ends in a Cut."""
+        return len(self.memo), self.summing
+
+    def restore(self, state: tuple[int, int]) -> None:
+        depth, self.summing = state
+        del self.memo[depth:]
+        del self.w.stack[depth:]
+
     # ------------------------------------------------------------------ memory
 
     def load(self, v: Value, where: Where) -> Tile:
@@ -105,9 +113,9 @@ class Evaluator:
         dims = t.joint(*(ix.tile for ix, _, _ in used))
         terms, masks = [], []
         for ix, stride, n in used:
-            masks += [f"({_atom(x.over(dims))} {limit})" for x, limit in ix.conditions(n)]
-            if n > 1 and ix.text != "0":
-                text = _atom(ix.tile.over(dims))
+            masks += [f"({factor(x.over(dims))} {limit})" for x, limit in ix.conditions(n)]
+            if ix.dims or (n > 1 and ix.text != "0"):
+                text = factor(ix.tile.over(dims))
                 far = max(abs(ix.high), abs(ix.low)) * stride >= 1 << 31
                 text = f"{text}.to(tl.int64)" if far and ix.dims and ix.plain else text
                 terms.append(text if stride == 1 else f"{text} * {stride}")
@@ -138,7 +146,7 @@ class Evaluator:
             return True
         if ix.high < low or ix.low >= high:
             return False
-        text = _atom(ix.text)
+        text = factor(ix.text)
         parts = [f"({text} >= {low})"] * (ix.low < low) + [f"({text} < {high})"] * (ix.high >= high)
         return Tile(f"({' & '.join(parts)})", ix.dims, "bool", ix.tile.depth)
 
@@ -160,14 +168,9 @@ class Evaluator:
         conditions = list(ix.conditions(size))
         if not conditions or (neutral == "0" and ix.plain is not None and ix.plain in x.clean):
             return x
-        text = " & ".join(f"({_atom(c.over(ix.dims))} {limit})" for c, limit in conditions)
+        text = " & ".join(f"({factor(c.over(ix.dims))} {limit})" for c, limit in conditions)
         inside = Tile(f"({text})", ix.dims, "bool", ix.tile.depth)
         return self.w.map("tl.where({}, {}, {})", inside, x, Tile(neutral, literal=True, kind=x.kind), kind=x.kind)
-
-
-def _atom(text: str) -> str:
-    simple = text.replace("_", "").isalnum() or text.startswith("(") or (text.endswith("]") and " " not in text.split("[", maxsplit=1)[0])
-    return text if simple else f"({text})"
 
 
 def literal(v: Value, value: Any) -> Tile:
@@ -190,7 +193,8 @@ def _constant(e: Evaluator, v: Value, where: Where) -> Tile:
 
 
 def _iota(e: Evaluator, v: Value, where: Where) -> Tile:
-    return where[v.axes[0]].tile
+    x = where[v.axes[0]].tile
+    return x if x.literal else e.w.map("{}.to(tl.int64)", x, kind="int", hint="n")
 
 
 def _map(e: Evaluator, v: Value, where: Where) -> Tile:

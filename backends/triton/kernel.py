@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from backends.triton.evaluate import Buffer, Evaluator
 from backends.triton.functions import HELPERS, needed
-from backends.triton.tile import Index, Tile, constant, scalar
+from backends.triton.tile import Index, Tile, constant, scalar, word
 from lowering.program import Value
 
 
@@ -53,7 +53,7 @@ class Grid:
         if count == 1:
             return constant(0)
         assert self.counts.setdefault(axis, count) == count
-        return scalar(f"i_{_word(axis)}", count)
+        return scalar(f"i_{word(axis)}", count)
 
     def lines(self) -> list[str]:
         """The program's places, from its number: the last axis runs fastest."""
@@ -64,7 +64,7 @@ class Grid:
         left = "i_p"
         for i, a in reversed(list(enumerate(names))):
             n = self.counts[a]
-            lines.append(f"i_{_word(a)} = {left}" + (f" % {n}" if i else ""))
+            lines.append(f"i_{word(a)} = {left}" + (f" % {n}" if i else ""))
             left = f"i_p // {_product(self.counts[x] for x in names[i:])}"
         return lines
 
@@ -74,10 +74,6 @@ def _product(numbers: Sequence[int] | object) -> int:
     for m in numbers:  # type: ignore[attr-defined]
         n *= m
     return n
-
-
-def _word(axis: str) -> str:
-    return axis.lstrip("_").replace("'", "_")
 
 
 def assembled(name: str, e: Evaluator, grid: Grid, writes: Sequence[Buffer], title: str, warps: int) -> Kernel:

@@ -25,21 +25,24 @@ def _evaluator(setting: Setting, buffers: Mapping[Value, Buffer], roots: set[Val
 
 
 def _step(e: Evaluator, axis: str, n: int, reverse: bool) -> tuple[str, Callable[[], Index]]:
-    """(loop head, the place in it): once round for every entry along `axis`."""
-    name = e.w.name(f"i_{axis.lstrip('_')}")
+    """(loop variable, the place in it): once round for every entry along `axis`."""
+    name = e.w.name(f"i_{t.word(axis)}")
 
     def place() -> Index:
         ix = t.scalar(name, n, e.w.depth)
         return t.reversed_(ix, n) if reverse else ix
 
-    return f"for {name} in range({n})", place
+    return name, place
 
 
 def affine(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: Setting, title: str) -> Kernel:
-    """h_i = a_i h_{i−1} + x_i: entry by entry in blocks by an associative scan, or one tile after the other."""
+    """h_i = a_i h_{i−1} + x_i: entry by entry in blocks by an associative scan, or one tile after the other.
+
+    A cumulated sum is one with a = 1.
+    """
     v = root.value
     op = v.op
-    assert isinstance(op, p.AffineScan)
+    assert isinstance(op, p.AffineScan) or (isinstance(op, p.Cumulate) and op.fn == "sum")
     wanted = demands([v], buffers)
     if not wanted.tiles and not wanted.sums:
         return _blocks(name, root, buffers, setting, title)
@@ -47,14 +50,18 @@ def affine(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: Se
     grid = Grid()
     where = places(v, wanted, grid, skip=op.axis)
     dims = tuple(sorted({d for ix in where.values() for d in ix.dims}))
-    head, place = _step(e, op.axis, v.size(op.axis), op.reverse)
+    count = v.size(op.axis)
+    head, place = _step(e, op.axis, count, op.reverse)
     h = e.w.name("b_h")
     e.w.do(f"{h} = tl.zeros([{_shape(dims)}], {setting.real})")
-    with looping(e, head):
+    with looping(e, head, count):
         here = {**where, op.axis: place()}
-        a, x = e.at(v.args[0], here), e.at(v.args[1], here)
         old = Tile(h, dims, "real", e.w.depth)
-        new = whole(e, e.w.map("{} * {} + {}", a, old, x, hint="h_new"), dims)
+        if isinstance(op, p.AffineScan):
+            a, x = e.at(v.args[0], here), e.at(v.args[1], here)
+            new = whole(e, e.w.map("{} * {} + {}", a, old, x, hint="h_new"), dims)
+        else:
+            new = whole(e, e.w.map("{} + {}", old, cumulated(e, v, here, count), hint="h_new"), dims)
         e.w.do(f"{h} = {new.text}")
         e.store(root, Tile(h, dims, "real", e.w.depth), here)
     return assembled(name, e, grid, [root], title, warps_of(_entries(dims)))
@@ -69,7 +76,7 @@ def _blocks(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: S
     grid = Grid()
     where = _lanes(v, op.axis, grid)
     n = v.size(op.axis)
-    dim = fresh(op.axis, min(STEPS, padded(n)), where)
+    dim = fresh(t.word(op.axis), min(STEPS, padded(n, 2)), where)
     lanes = tuple(sorted({d for ix in where.values() for d in ix.dims}))
     both = tuple(sorted((*lanes, dim)))
     count = -(-n // dim.size)
@@ -78,7 +85,7 @@ def _blocks(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: S
     scan = isinstance(op, p.AffineScan)
     start = "0" if scan else neutral_of(v)
     e.w.do(f"{carry} = tl.full([{_shape(lanes)}], {start}, {e.type_of(v)})")
-    with looping(e, head):
+    with looping(e, head, count):
         ix = t.joined(place(), t.counting(dim), dim.size) if count > 1 else t.counting(dim)
         here = {**where, op.axis: ix}
         old = Tile(carry, lanes, v.kind, e.w.depth)
@@ -128,9 +135,12 @@ def _lanes(v: Value, axis: str, grid: Grid) -> dict[str, Index]:
 
 
 def cumulate(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: Setting, title: str) -> Kernel:
-    """A cumulation along a long axis."""
+    """A cumulation along a long axis, or of tiles."""
     v = root.value
-    if demands([v.args[0]], buffers).tiles or demands([v.args[0]], buffers).sums:
+    wanted = Demands() if v.args[0] in buffers else demands([v.args[0]], buffers)
+    if wanted.tiles or wanted.sums:
+        if isinstance(v.op, p.Cumulate) and v.op.fn == "sum" and v.kind == "real" and v.op.axis not in wanted.tiles:
+            return affine(name, root, buffers, setting, title)
         raise Cut(v.args[0], "is cumulated along a long axis")
     return _blocks(name, root, buffers, setting, title)
 
@@ -156,7 +166,7 @@ def scan(
             raise Cut(v.args[i], "changes its kind in a loop")
         e.w.do(f"S{i} = {start.text}")
     head, place = _step(e, op.axis, op.length, op.reverse)
-    with looping(e, head):
+    with looping(e, head, op.length):
         here = place()
         for i, x in enumerate(body.inputs):
             if i < op.carries:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from backends.triton import tile as t
 from backends.triton.evaluate import Buffer, Evaluator
@@ -132,7 +132,7 @@ def _tile_size(axis: str, n: int, wanted: Demands) -> int:
 
 
 def _dim(axis: str, size: int) -> Dim:
-    return Dim(axis.lstrip("_").replace("'", "_"), padded(size))
+    return Dim(t.word(axis), padded(size))
 
 
 def _flat(v: Value, axes: list[str], grid: Grid, most: int) -> dict[str, Index]:
@@ -142,7 +142,7 @@ def _flat(v: Value, axes: list[str], grid: Grid, most: int) -> dict[str, Index]:
         total *= v.size(a)
     if total == 1:
         return {a: t.constant(0) for a in axes}
-    dim = Dim("x", min(padded(total), most))
+    dim = Dim("flat", min(padded(total), most))
     ix = t.counting(dim)
     if total > dim.size:
         ix = t.joined(grid.along("block", -(-total // dim.size)), ix, dim.size)
@@ -176,11 +176,24 @@ def plain(name: str, roots: Sequence[Buffer], buffers: Mapping[Value, Buffer], s
     grid = Grid()
     largest = 1
     for b in roots:
-        where = places(b.value, demands([b.value], buffers), grid)
+        where = named(e, places(b.value, demands([b.value], buffers), grid))
         x = e.at(b.value, where)
         e.store(b, x, where)
         largest = max([largest, *(_entries(x.dims),)])
     return assembled(name, e, grid, roots, title, warps_of(largest))
+
+
+def named(e: Evaluator, where: dict[str, Index]) -> dict[str, Index]:
+    """The same places, those that are computed under a name."""
+    made: dict[str, Index] = {}
+    for a, ix in where.items():
+        if ix.plain is None and ix.dims:
+            key = ("place", a, ix)
+            if key not in e.memo[0]:
+                e.memo[0][key] = e.w.let(f"at_{t.word(a)}", ix.text, ix.dims, depth=0, kind="int")
+            ix = replace(ix, tile=e.memo[0][key])
+        made[a] = ix
+    return made
 
 
 def warps_of(entries: int) -> int:

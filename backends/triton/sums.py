@@ -26,19 +26,20 @@ def padded(n: int, least: int = 1) -> int:
     return max(1 << (n - 1).bit_length(), least)
 
 
-def fresh(axis: str, size: int, where: Where) -> Dim:
-    """A dimension for `axis` that no index of `where` varies over."""
+def fresh(name: str, size: int, where: Where) -> Dim:
+    """A dimension of this name, or a longer one, that no index of `where` varies over."""
     used = {d.name for ix in where.values() for d in ix.dims}
-    name = axis.lstrip("_").replace("'", "_")
     while name in used:
         name += "_"
     return Dim(name, size)
 
 
 @contextmanager
-def looping(e: Evaluator, head: str) -> Iterator[None]:
+def looping(e: Evaluator, variable: str, count: int) -> Iterator[None]:
+    """A loop whose variable is a 64-bit number."""
     e.memo.append({})
-    with e.w.loop(head):
+    with e.w.loop(f"for n_{variable} in range({count})"):
+        e.w.do(f"{variable} = tl.full([], n_{variable}, tl.int64)")
         yield
     e.memo.pop()
 
@@ -59,7 +60,7 @@ class Range:
         if self.blocked and e.summing:
             raise Cut(v, "a loop inside a loop")
         size = min(BLOCK, padded(most)) if self.blocked else padded(self.count, least)
-        self.dim = fresh("".join(a.lstrip("_") for a in sizes) or "one", size, where)
+        self.dim = fresh("".join(t.word(a) for a in sizes) or "one", size, where)
         self.places: dict[str, Index] = {}
         self.index = t.counting(self.dim)
 
@@ -77,7 +78,7 @@ class Range:
         n = self.dim.size
         start = self.e.w.name(f"i_{self.dim.name}")
         self.e.summing += 1
-        with looping(self.e, f"for {start} in range({-(-self.count // n)})"):
+        with looping(self.e, start, -(-self.count // n)):
             outer = t.scalar(start, -(-self.count // n), self.e.w.depth)
             self._place(t.joined(outer, t.counting(self.dim), n))
             yield
@@ -277,10 +278,65 @@ def _cumulate(e: Evaluator, v: Value, where: Where) -> Tile:
     assert isinstance(v.op, p.Cumulate)
     op = v.op
     n, ix = v.size(op.axis), where[op.axis]
+    if n == 1:
+        return literal_of(v) if op.exclusive else e.at(v.args[0], where)
+    if ix.of is not None and ix.of[2] and ix.of[1] == n and n & (n - 1) == 0:
+        dim = ix.of[0].plain
+        assert dim is not None
+        if dim.size >= n:
+            return _ordered(e, v, where, dim, n)
     if ix.plain is None or ix.plain.size < n:
         raise Cut(v, "is cumulated along an axis of which a part is asked for")
-    x = cumulated(e, v, where, n)
-    return running(e, v, x, ix.plain)
+    return _ordered(e, v, where, ix.plain, n)
+
+
+def _ordered(e: Evaluator, v: Value, where: Where, dim: Dim, n: int) -> Tile:
+    """Cumulated along a dimension, in blocks of n if it is longer.
+
+    With `exclusive`, the entries one place on are cumulated if they can be read there, else the sums are moved.
+    """
+    assert isinstance(v.op, p.Cumulate)
+    op = v.op
+    blocked = where[op.axis].plain is None
+
+    def run(x: Tile) -> Tile:
+        return _in_blocks(e, v, x, dim, n) if blocked else running(e, v, x, dim)
+
+    if not op.exclusive:
+        return run(cumulated(e, v, where, n))
+    state = e.state()
+    try:
+        return run(cumulated(e, v, where, n))
+    except Cut:
+        e.restore(state)
+    ix = where[op.axis]
+    x = run(e.masked(e.at(v.args[0], where), ix, n, neutral_of(v)))
+    earlier = t.shifted(ix, 1 if op.reverse else -1)
+    place = t.shifted(t.counting(dim), 1 if op.reverse else -1)
+    shape = ", ".join(str(d.size) for d in x.dims)
+    inside = e.between(earlier, 0, n)
+    assert isinstance(inside, Tile)
+    held = f"tl.minimum(tl.maximum({place.tile.text}, 0), {dim.size - 1})"
+    index = e.w.let("n", f"tl.broadcast_to({Tile(held, (dim,)).over(x.dims)}, [{shape}])", x.dims, depth=0, kind="int")
+    moved = e.w.let(
+        "b_moved", f"tl.gather({x.text}, {index.text}, {x.dims.index(dim)})", x.dims, depth=x.depth, kind=v.kind
+    )
+    return e.w.map("tl.where({}, {}, {})", inside, moved, literal_of(v), kind=v.kind)
+
+
+def _in_blocks(e: Evaluator, v: Value, x: Tile, dim: Dim, n: int) -> Tile:
+    """Cumulated inside every n entries along a dimension."""
+    assert isinstance(v.op, p.Cumulate)
+    x = whole(e, x, tuple(sorted({*x.dims, dim})))
+    i = x.dims.index(dim)
+    sizes = [d.size for d in x.dims]
+    blocks = f"tl.reshape({x.text}, {[*sizes[:i], dim.size // n, n, *sizes[i + 1 :]]})"
+    cumulated = CUMULATE[v.op.fn][0].format(x=blocks, i=i + 1, reverse=v.op.reverse)
+    return e.w.let("b_cum", f"tl.reshape({cumulated}, {sizes})", x.dims, depth=x.depth, kind=v.kind)
+
+
+def literal_of(v: Value) -> Tile:
+    return Tile(neutral_of(v), literal=True, kind=v.kind)
 
 
 def cumulated(e: Evaluator, v: Value, where: Where, n: int) -> Tile:
@@ -293,8 +349,7 @@ def cumulated(e: Evaluator, v: Value, where: Where, n: int) -> Tile:
         return e.masked(e.at(v.args[0], where), ix, n, neutral)
     earlier = t.shifted(ix, 1 if op.reverse else -1)
     inside = e.between(earlier, 0, n)
-    number = Tile(neutral, literal=True, kind=v.kind)
-    return e.select(inside, lambda: e.at(v.args[0], {**where, op.axis: earlier}), lambda: number)
+    return e.select(inside, lambda: e.at(v.args[0], {**where, op.axis: earlier}), lambda: literal_of(v))
 
 
 def running(e: Evaluator, v: Value, x: Tile, dim: Dim) -> Tile:
@@ -314,7 +369,7 @@ def _solve(e: Evaluator, v: Value, where: Where) -> Tile:
     if n > WHOLE or v not in e.roots or ix.plain is None or ix.plain.size < n:
         raise Cut(v, "a triangular system")
     row = ix.plain
-    col = fresh(op.col, row.size, where)
+    col = fresh(t.word(op.col), row.size, where)
     matrix = e.at(lower, {**where, op.col: t.counting(col)})
     matrix = e.masked(e.masked(matrix, ix, n), t.counting(col), n)
     if set(matrix.dims) - {row, col}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -53,6 +54,8 @@ class Index:
     parts   (outer, inner, n) where it is outer · n + inner; entries with inner ≥ n are void
     moved   it varies inside the tile, but neither counts entries nor blocks of them: what is computed from a whole
             axis is then read from memory
+    origin  (ix, n) where it is ix + n
+    of      (ix, n, inner) where it is ix // n, or with `inner` ix % n, of an ix that counts entries
     """
 
     tile: Tile
@@ -61,6 +64,8 @@ class Index:
     plain: Dim | None = None
     parts: tuple[Index, Index, int] | None = None
     moved: bool = False
+    origin: tuple[Index, int] | None = None
+    of: tuple[Index, int, bool] | None = None
 
     @property
     def text(self) -> str:
@@ -91,6 +96,11 @@ class Index:
             yield self.tile, f"< {size}"
 
 
+def word(axis: str) -> str:
+    """An axis as part of a name: lowering's own (`_k`) are capitals."""
+    return (axis[1:].upper() if axis.startswith("_") else axis).replace("'", "_")
+
+
 def constant(i: int) -> Index:
     return Index(Tile(str(i), (), "int", 0, True), i, i)
 
@@ -109,32 +119,43 @@ def joined(outer: Index, inner: Index, n: int) -> Index:
     """outer · n + inner."""
     if outer.low == outer.high == 0:
         return inner
+    if outer.of is not None and inner.of is not None and outer.of[:2] == inner.of[:2] and outer.of[1] == n:
+        return outer.of[0]
     dims = joint(outer.tile, inner.tile)
-    text = f"{_factor(outer.tile.over(dims))} * {n} + {_term(inner.tile.over(dims))}" if n != 1 else outer.tile.over(dims)
+    text = f"{factor(outer.tile.over(dims))} * {n} + {inner.tile.over(dims)}" if n != 1 else outer.tile.over(dims)
     tile = Tile(text, dims, "int", max(outer.tile.depth, inner.tile.depth))
     low, high = outer.low * n + inner.low, outer.high * n + inner.high
     return Index(tile, low, high, parts=(outer, inner, n), moved=outer.moved or inner.moved)
 
 
-def _factor(text: str) -> str:
-    return text if text.replace("_", "").isalnum() or (text.endswith("]") and " " not in text.split("[", maxsplit=1)[0]) else f"({text})"
+def factor(text: str) -> str:
+    """The text as a factor: in parentheses unless it is a name (perhaps reshaped) or has them."""
+    closed = text.startswith("(") and text.endswith(")") and _balanced(text[1:-1])
+    return text if closed or re.fullmatch(r"\w+(\[[^\]]*\])?", text) else f"({text})"
 
 
-def _term(text: str) -> str:
-    return f"({text})" if "?" in text else text
+def _balanced(text: str) -> bool:
+    level = 0
+    for c in text:
+        level += (c == "(") - (c == ")")
+        if level < 0:
+            return False
+    return level == 0
 
 
 def shifted(ix: Index, by: int) -> Index:
     """ix + by; whole blocks stay blocks."""
     if by == 0:
         return ix
+    if ix.origin is not None:
+        return shifted(ix.origin[0], ix.origin[1] + by)
     if ix.parts is not None and by % ix.parts[2] == 0:
         outer, inner, n = ix.parts
         return joined(shifted(outer, by // n), inner, n)
     if ix.tile.literal:
         return constant(ix.low + by)
     text = f"{ix.text} {'+' if by > 0 else '-'} {abs(by)}"
-    return Index(_like(ix, text), ix.low + by, ix.high + by, moved=bool(ix.dims) or ix.moved)
+    return Index(_like(ix, text), ix.low + by, ix.high + by, moved=bool(ix.dims) or ix.moved, origin=(ix, by))
 
 
 def strided(ix: Index, step: int, start: int) -> Index:
@@ -143,7 +164,7 @@ def strided(ix: Index, step: int, start: int) -> Index:
         return shifted(ix, start)
     if ix.tile.literal:
         return constant(ix.low * step + start)
-    text = f"{_factor(ix.text)} * {step} + {start}"
+    text = f"{factor(ix.text)} * {step} + {start}"
     return Index(_like(ix, text), ix.low * step + start, ix.high * step + start, moved=bool(ix.dims) or ix.moved)
 
 
@@ -151,7 +172,7 @@ def reversed_(ix: Index, n: int) -> Index:
     """n − 1 − ix."""
     if ix.tile.literal:
         return constant(n - 1 - ix.low)
-    text = f"{n - 1} - {_factor(ix.text)}"
+    text = f"{n - 1} - {factor(ix.text)}"
     return Index(_like(ix, text), n - 1 - ix.high, n - 1 - ix.low, moved=bool(ix.dims) or ix.moved)
 
 
@@ -165,9 +186,10 @@ def quotient(ix: Index, n: int, size: int) -> tuple[Index, Index]:
         return constant(ix.low // n), constant(ix.low % n)
     if size == 1:
         return constant(0), ix
-    text = _factor(ix.text)
-    outer = Index(_like(ix, f"{text} // {n}"), ix.low // n, ix.high // n, moved=ix.moved)
-    inner = Index(_like(ix, f"{text} % {n}"), 0, n - 1, moved=ix.moved)
+    text = factor(ix.text)
+    of = [None, None] if ix.plain is None else [(ix, n, False), (ix, n, True)]
+    outer = Index(_like(ix, f"{text} // {n}"), ix.low // n, ix.high // n, moved=ix.moved, of=of[0])
+    inner = Index(_like(ix, f"{text} % {n}"), 0, n - 1, moved=ix.moved, of=of[1])
     return outer, inner
 
 

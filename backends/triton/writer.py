@@ -48,9 +48,12 @@ class Writer:
         return len(self.stack) - 1
 
     def name(self, hint: str) -> str:
-        hint = re.sub(r"\W+", "_", hint)
-        i = self.used[hint] = self.used.get(hint, 0) + 1
-        return hint if i == 1 else f"{hint}{i}"
+        hint = name = re.sub(r"\W+", "_", hint)
+        while name in self.used:
+            self.used[hint] += 1
+            name = f"{hint}{self.used[hint]}"
+        self.used[name] = 1
+        return name
 
     def let(
         self,

@@ -1,17 +1,18 @@
-"""Loop nests for every operation that is not a view: entry-by-entry work, sums, cumulations, scans, solves, transforms."""
+"""Loop nests of sums along axes: contractions, reductions, cumulations, affine scans, solves and transforms."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
 
+from backends.native.entries import concat, copied, put_back
 from backends.native.fusing import is_product
 from backends.native.index import Index, Variable
 from backends.native.memory import Store
 from backends.native.nest import Axes, Loop, Nest, Term
 from backends.native.products import product
 from backends.native.reader import Reader, address
-from backends.native.scope import Scope, put, variables
+from backends.native.scope import Scope, variables
 from backends.native.spelling import NEUTRAL, TYPES, combined, literal
 from lowering import program as p
 from lowering.program import Value
@@ -21,37 +22,6 @@ TILE = 512
 HELD = 1 << 14
 """and where an axis cannot be cut"""
 TRANSFORMS = ("fft", "ifft", "rfft", "irfft")
-
-def entrywise(scope: Scope, stores: Mapping[Value, Store | None]) -> list[str]:
-    """Values over the same axes in one nest; those without a store are read by the others alone."""
-    lead = next(iter(stores))
-
-    def build(made: Axes) -> list[str]:
-        nest = Nest([Loop(v, True) for v in variables(made, lead.axes)])
-        reader = scope.reader(nest)
-        for v, store in stores.items():
-            term = reader.computed(v, made.at)
-            reader.members[v] = term
-            if store is not None:
-                put(nest, store, made, term)
-        return nest.text(scope.share)
-
-    return scope.written(lead.sizes, build)
-
-
-def copied(scope: Scope, v: Value, store: Store, sizes: Mapping[str, int] | None = None) -> list[str]:
-    """v written to a store, whose axes may be more than v's."""
-    sizes = v.sizes if sizes is None else sizes
-
-    def build(made: Axes) -> list[str]:
-        nest = Nest([Loop(i, True) for i in variables(made, tuple(sizes))])
-        put(nest, store, made, scope.reader(nest).read(v, made.at))
-        return nest.text(scope.share)
-
-    return scope.written(sizes, build)
-
-
-# --------------------------------------------------------------------------------------------- sums of many kinds
 
 
 def held(scope: Scope, sizes: Mapping[str, int], inner: str, free: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -241,38 +211,6 @@ def transform(scope: Scope, v: Value, store: Store) -> list[str]:
         return nest.text(scope.share, simd=False, weight=op.n * 20)
 
     return scope.written(others, build)
-
-
-def concat(scope: Scope, v: Value, store: Store) -> list[str]:
-    op = v.op
-    assert isinstance(op, p.Concat)
-    lines, start = [], 0
-    for x in v.args:
-        lines += copied(scope, x, store.shifted(op.axis, start))
-        start += x.size(op.axis)
-    return lines
-
-
-def put_back(scope: Scope, v: Value, store: Store) -> list[str]:
-    """Zeros, then every update added where its index says; one after the other, as two may meet."""
-    op, (update, index) = v.op, v.args
-    assert isinstance(op, p.Put)
-    sizes = {**update.sizes, **index.sizes}
-
-    def zeros(made: Axes) -> list[str]:
-        nest = Nest([Loop(i, True) for i in variables(made, v.axes)])
-        put(nest, store, made, Term(literal(0, v.kind)))
-        return nest.text(scope.share)
-
-    def build(made: Axes) -> list[str]:
-        nest = Nest([Loop(i, False) for i in variables(made, tuple(sizes))])
-        reader = scope.reader(nest)
-        place, entry = reader.read(index, made.at), reader.read(update, made.at)
-        to = store.address({**made.at, op.axis: Index.of(Variable(place.text, op.size, place.needs))})
-        nest.inside.append(f"{store.pointer}[{to}] += {entry.text};")
-        return nest.text(False)
-
-    return [*scope.written(v.sizes, zeros), *scope.written(sizes, build)]
 
 
 LOOPS: dict[type, Callable[[Scope, Value, Store], list[str]]] = {

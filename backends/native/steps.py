@@ -1,0 +1,106 @@
+"""The order of a block's steps: which values are computed together in one nest, and what each step reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from backends.native.fusing import is_product, is_sum
+from backends.native.memory import Store
+from lowering import program as p
+from lowering.program import Program, Value
+
+ALIGNED_WITH = (p.Map, p.Order, p.Cast, p.Detach)
+"""operations that read their arguments where their result stands"""
+
+
+@dataclass
+class Step:
+    """Values computed together: those of one nest, or one loop, sum or routine. `copies`: (value, where to)."""
+
+    values: list[Value]
+    copies: list[tuple[Value, Store]] = field(default_factory=list)
+    reads: set[Value] = field(default_factory=set)
+
+
+def steps(program: Program, stored: frozenset[Value], copies: Sequence[tuple[Value, Store]]) -> Iterator[Step]:
+    """The stored values in an order that lets as many as possible share a nest, then the copies."""
+    mine = [v for v in program.order if v in stored]
+    needs = {v: stored_under(v.args, stored) for v in mine}
+    left = dict.fromkeys(v for v in mine if not isinstance(v.op, p.Pick))
+    picks: dict[Value, list[Value]] = {}
+    for v in mine:
+        if isinstance(v.op, p.Pick):
+            picks.setdefault(v.args[0], []).append(v)
+    done: set[Value] = set()
+    while left:
+        first = next(v for v in left if needs[v] <= done)
+        del left[first]
+        step = Step([first], reads=set(needs[first]))
+        while is_entrywise(first) and (more := _joining(step, left, needs, done, stored)) is not None:
+            step.values.append(more)
+            step.reads |= needs[more]
+            del left[more]
+        step.values += picks.get(first, [])
+        done.update(step.values)
+        yield step
+    for v, store in copies:
+        yield Step([], [(v, store)], stored_under([v], stored))
+
+
+def _joining(
+    step: Step, left: Iterable[Value], needs: Mapping[Value, set[Value]], done: set[Value], stored: frozenset[Value]
+) -> Value | None:
+    """A value that can be computed in the step's nest."""
+    first = step.values[0]
+    here = {v for v in step.values if is_entrywise(v)}
+    for v in left:
+        fits = v.sizes == first.sizes if is_entrywise(v) else ends_in(v, first)
+        if fits and needs[v] <= done | here and _in_line(v, set(step.values), stored):
+            return v
+    return None
+
+
+def stored_under(values: Iterable[Value], stored: frozenset[Value]) -> set[Value]:
+    """The stored values that these are computed from, through what is not stored; loops count as stored."""
+    found: set[Value] = set()
+    seen: set[Value] = set()
+    stack = list(values)
+    while stack:
+        v = stack.pop()
+        if v in stored:
+            found.add(v)
+        elif v not in seen:
+            seen.add(v)
+            stack.extend(v.args)
+    return found
+
+
+def _in_line(v: Value, members: set[Value], stored: frozenset[Value]) -> bool:
+    """Whether v reads each of the members only at the place where it stands itself."""
+    stack = [x for x in v.args if x not in stored] if isinstance(v.op, ALIGNED_WITH) or is_sum(v) else []
+    if not (isinstance(v.op, ALIGNED_WITH) or is_sum(v)) and stored_under(v.args, stored) & members:
+        return False
+    while stack:
+        x = stack.pop()
+        if isinstance(x.op, ALIGNED_WITH):
+            stack.extend(a for a in x.args if a not in stored)
+        elif stored_under(x.args, stored) & members:
+            return False
+    return True
+
+
+def is_entrywise(v: Value) -> bool:
+    """Whether v is computed entry by entry in a nest over its axes."""
+    return not is_sum(v) and not isinstance(v.op, p.Scan | p.Region | p.Pick)
+
+
+def ends_in(v: Value, lead: Value) -> bool:
+    """Whether v sums, over the innermost axis of lead's nest, what stands there."""
+    over = v.op.over if isinstance(v.op, p.Contract | p.Reduce) else ()
+    if len(over) != 1 or not is_sum(v) or is_product(v) or v.kind not in ("real", "int"):
+        return False
+    if isinstance(v.op, p.Reduce) and v.op.fn != "sum":
+        return False
+    sizes = {**v.sizes, over[0]: next(a.size(over[0]) for a in v.args)}
+    return lead.axes[-1:] == over and sizes == lead.sizes

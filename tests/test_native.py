@@ -1,0 +1,316 @@
+"""The native backend: the same numbers as the reference, and a cache that nothing can spoil."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mixer_ir as mx
+from backends import native, reference
+from backends.autograd import differentiable
+from backends.native import compiler, emission, sharing
+from lowering.adjoint import adjoint
+from lowering.build import Builder, program
+from lowering.program import Program, Value
+from mixer_ir.errors import BackendError
+from mixer_ir.verify import Verification
+from tests.programs import DRAWN, PRIMITIVE, Drawn, arrays, largest, mapped
+
+pytestmark = pytest.mark.skipif(native.missing() is not None, reason="no C compiler")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory):
+    """A cache of this run's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIXER_IR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nan_in_the_arena(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was never written is NaN."""
+    monkeypatch.setattr(native.ARENAS, "of", lambda n: torch.full((n + 64,), 255, dtype=torch.uint8))
+
+
+@pytest.fixture(params=["whole", "shared out"])
+def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With small programs left whole, and shared out among threads like large ones."""
+    if request.param == "shared out":
+        monkeypatch.setattr(sharing, "WORTH", 1)
+        monkeypatch.setattr(sharing, "TILE", 8)
+    return request.param
+
+
+def agree(of: Program, *, single: bool = True) -> None:
+    """As the reference, in both precisions."""
+    given_ = arrays(of)
+    want = reference.prepare(of)(given_)
+    for real, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5))[: 2 if single else 1]:
+        cast = {"real": real, "complex": torch.complex128 if real == torch.float64 else torch.complex64}
+        tensors = {n: torch.from_numpy(np.array(x)) for n, x in given_.items()}
+        kinds = {n: v.kind for n, v in zip(of.input_names, of.inputs, strict=True)}
+        got = native.prepare(of)({n: x.to(cast.get(kinds[n], x.dtype)) for n, x in tensors.items()})
+        for name in want:
+            assert tuple(got[name].shape) == want[name].shape
+            np.testing.assert_allclose(
+                got[name].numpy(), want[name], rtol=tolerance, atol=tolerance * largest(want[name])
+            )
+
+
+@pytest.mark.parametrize("op", DRAWN, ids=lambda op: op.__name__)
+@settings(max_examples=4)
+@given(data=st.data())
+def test_operations(op: type, data: st.DataObject) -> None:
+    agree(DRAWN[op](Drawn(data.draw)))
+
+
+@pytest.mark.parametrize("fn", PRIMITIVE)
+@settings(max_examples=2)
+@given(data=st.data())
+def test_functions(fn: str, data: st.DataObject) -> None:
+    agree(mapped(Drawn(data.draw), fn), single=False)
+
+
+POINTS = (0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 3.0, 40.0, -40.0, 800.0, -800.0, math.inf, -math.inf, math.nan, 1e-12, 1e-40)
+SINGLE = sorted({"exp", "log", "log1p", "expm1", "sigmoid", "softplus", "tanh", "sqrt", "abs", "sign", "erf", "sin"})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_functions_at_the_edges_and_in_between(dtype: torch.dtype) -> None:
+    """Infinities, NaN, zeros and denormals; elsewhere within a few units in the last place, in long vector loops."""
+    b = Builder()
+    x = torch.cat([torch.tensor(POINTS, dtype=dtype), torch.linspace(-110, 110, 20011, dtype=dtype)])
+    x = torch.cat([x, torch.linspace(-1.5, 1.5, 20011, dtype=dtype), torch.tensor([-103.0, -745.0], dtype=dtype)])
+    v = b.input("x", ("i",), tuple(x.shape))
+    got = native.prepare(program({fn: b.map(fn, v) for fn in SINGLE}, [v]))({"x": x})
+    unit = torch.finfo(dtype).eps
+    exact = x.double()
+    for fn in SINGLE:
+        want = {"softplus": lambda z: torch.logaddexp(z, torch.zeros_like(z)), "sign": torch.sgn}.get(
+            fn, getattr(torch, fn, None)
+        )(exact)
+        want = torch.where(exact.isnan(), exact, want).to(dtype)
+        assert torch.equal(got[fn].isnan(), want.isnan()), fn
+        fine = want.isfinite()
+        assert torch.equal(got[fn][~fine & ~want.isnan()], want[~fine & ~want.isnan()]), fn
+        smallest = torch.finfo(dtype).smallest_normal * unit
+        off = (got[fn][fine] - want[fine]).abs() / (want[fine].abs() * unit + 2 * smallest)
+        assert float(off.max()) <= 3, (fn, float(off.max()), float(x[fine][off.argmax()]))
+
+
+def mixing() -> tuple[Program, dict[str, torch.Tensor]]:
+    """A loop with a state, a product, a solve and sums over shared axes."""
+    b = Builder()
+    n, h, k = 37, 6, 13
+    x, w = b.input("x", ("t", "h", "k"), (n, h, k)), b.input("w", ("k", "v"), (k, 24))
+    g = b.input("g", ("t", "h"), (n, h))
+
+    def step(b: Builder, c: list[Value], s: list[Value], f: list[Value]) -> tuple[list[Value], list[Value]]:
+        new = b.add(b.mul(c[0], b.map("sigmoid", s[1])), s[0])
+        return [new], [b.contract(new, f[0], ("k",))]
+
+    last, ys = b.scan("t", step, [b.full(0.0, {"h": h, "k": k})], [x, g], [w])
+    y = b.mul(ys[0], b.map("exp", b.map("neg", b.map("abs", g))))
+    of = program({"y": y, "last": last[0], "mean": b.sum(y, ("h",))}, [x, w, g])
+    return of, {name: torch.from_numpy(z) for name, z in arrays(of).items()}
+
+
+def test_first_and_second_derivatives(ways: str) -> None:
+    of, given_ = mixing()
+    f = differentiable(of, native.prepare)
+    at = {n: x.clone().requires_grad_() for n, x in given_.items()}
+    e = differentiable(of)
+    twin = {n: x.clone().requires_grad_() for n, x in given_.items()}
+    found = []
+    for run, inputs in ((f, at), (e, twin)):
+        made = run(inputs)
+        first = torch.autograd.grad(
+            (made["y"] ** 2).sum() + made["mean"].sin().sum() + made["last"].sum(), list(inputs.values()),
+            create_graph=True,
+        )  # fmt: skip
+        second = torch.autograd.grad(sum((z**2).sum() for z in first), list(inputs.values()))
+        found.append((*made.values(), *first, *second))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_the_parts_of_a_sum_are_added_up() -> None:
+    """An adjoint has sums over axes that are shared out among threads; any number of threads gives the same."""
+    of, given_ = mixing()
+    back = adjoint(of, ["x", "w", "g"], ["y"])
+    inputs = {**given_, "d:y": torch.ones(37, 6, 24, dtype=torch.float64)}
+    want = reference.prepare(back)({n: x.numpy() for n, x in inputs.items()})
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharing, "WORTH", 1)
+        assert "OWN(thread_number())" in emission.emit(back, 8).text
+        try:
+            for n in (1, 2, 5):
+                torch.set_num_threads(n)
+                got = native.prepare(back)(inputs)
+                for name in want:
+                    np.testing.assert_allclose(got[name].numpy(), want[name], rtol=1e-10, atol=1e-10)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def test_equal_programs_have_equal_texts() -> None:
+    assert emission.emit(mixing()[0], 4) == emission.emit(mixing()[0], 4)
+
+
+@pytest.mark.parametrize("name", ["gla", "mamba", "gated_deltanet", "softmax_attention", "s5", "hydra"])
+def test_mixers_in_every_form(name: str) -> None:
+    """Values and gradients against the definition."""
+    mixer = mx.catalog.get(name).mixer
+    check = Verification(mixer, (3,), None, None, None, None, None, 0)
+    want = check.expected(7, torch.float32)
+    for form in mixer.forms():
+        for row in check.whole(form, "native", want, 7, every_chunk=False):
+            assert row.ok, row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", mx.catalog.list())
+@pytest.mark.parametrize("length", [1, 2, 33])
+def test_the_whole_catalog(name: str, length: int, ways: str) -> None:
+    mixer = mx.catalog.get(name).mixer
+    check = Verification(mixer, (3,), None, None, None, None, None, 0)
+    for dtype in (torch.float64, torch.float32):
+        want = check.expected(length, dtype)
+        for form in mixer.forms():
+            for row in check.whole(form, "native", want, length, every_chunk=False):
+                assert row.ok, row
+
+
+@mx.recurrence
+def gated(S: mx.State("k v"), q: "b t h k", k: "b t h k", v: "b t h v", g: "b t h k"):
+    """S_t = e^{g_t} S_{t−1} + k_t v_tᵀ"""
+    S = mx.exp(g) * S + mx.outer(k, v)
+    return S, q @ S
+
+
+@pytest.mark.parametrize("decay", [-1e-6, -30.0, -1e3, -math.inf])
+@pytest.mark.parametrize("form", ["recurrent", "chunked", "scan"])
+def test_no_decay_is_too_strong(decay: float, form: str) -> None:
+    x = {n: torch.randn(1, 21, 2, 5, requires_grad=True) for n in "qkv"}
+    g = torch.full((1, 21, 2, 5), decay, requires_grad=True)
+    results = []
+    for backend in ("native", "eager"):
+        y = mx.compile(gated, form=form, backend=backend)(**x, g=g)
+        results.append((y, *torch.autograd.grad(y.square().sum(), [*x.values(), g])))
+    for ours, theirs in zip(*results, strict=True):
+        assert bool(torch.isfinite(ours).all())
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
+    x = {n: torch.randn(1, 9, 2, 4).to(dtype) for n in "qkv"}
+    g = -torch.rand(1, 9, 2, 4).to(dtype)
+    ours, theirs = (mx.compile(gated, backend=b)(**x, g=g) for b in ("native", "eager"))
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_steps_give_what_the_whole_gives() -> None:
+    x = {n: torch.randn(1, 9, 2, 4) for n in "qkvg"}
+    x["g"] = -x["g"].abs()
+    f = mx.compile(gated, backend="native")
+    want = f(**x)
+    y, state = f.prefill(**{n: z[:, :4] for n, z in x.items()})
+    found = [y]
+    for t in range(4, 9):
+        y, state = f.step(state, **{n: z[:, t] for n, z in x.items()})
+        found.append(y.unsqueeze(1))
+    torch.testing.assert_close(torch.cat(found, 1), want)
+
+
+# ----------------------------------------------------------------------------------------- compilers and the cache
+
+
+@pytest.fixture
+def other_compilers(monkeypatch: pytest.MonkeyPatch):
+    """Forget which compiler was found, before and after."""
+    compiler._compiler.cache_clear()
+    yield monkeypatch
+    compiler._compiler.cache_clear()
+
+
+def test_without_a_compiler_the_error_says_what_to_install(other_compilers: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other_compilers.setenv("PATH", str(tmp_path))
+    other_compilers.delenv("CC", raising=False)
+    with pytest.raises(BackendError, match=r"cc was not found.*install gcc or clang"):
+        mx.compile(gated, backend="native")
+    assert mx.compile(gated, backend="auto").backend == "eager"
+
+
+def test_a_compiler_that_does_not_work_is_named(other_compilers: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "broken-cc"
+    broken.write_text(
+        '#!/bin/sh\nif [ "$1" = --version ]; then echo broken 1.0; else echo "error: broken" >&2; exit 3; fi\n'
+    )
+    broken.chmod(0o755)
+    other_compilers.setenv("CC", str(broken))
+    with pytest.raises(BackendError, match=r"broken-cc: error: broken"):
+        mx.compile(gated, backend="native")
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("MIXER_IR_CACHE", str(blocked))
+    with pytest.raises(BackendError, match="name another folder with MIXER_IR_CACHE"):
+        compiler.installed().make("int blocked(void) { return 1; }\n")
+
+
+def test_a_tensor_elsewhere_is_refused() -> None:
+    of, given_ = mixing()
+    with pytest.raises(BackendError, match="runs on the processor, but a tensor is on meta"):
+        native.prepare(of)({n: x.to("meta") for n, x in given_.items()})
+
+
+SCRIPT = """
+import torch
+from backends import native
+from tests.test_native import mixing
+of, given = mixing()
+torch.set_num_threads(1)
+print(f"{float(native.prepare(of)(given)['y'].sum()):.9f}")
+"""
+
+
+def start(cache: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "MIXER_IR_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    answers = {process.communicate(timeout=120)[0] for process in [start(tmp_path) for _ in range(3)]}
+    assert len(answers) == 1 and answers != {""}
+    assert {path.suffix for path in (tmp_path / "native").iterdir()} == {".so"}
+
+
+def test_a_process_killed_while_it_compiles_leaves_the_cache_fit(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    for _ in range(1200):
+        if any((tmp_path / "native").glob(".making-*")):
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert start(tmp_path).communicate(timeout=120)[0].strip()
