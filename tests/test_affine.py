@@ -79,7 +79,7 @@ def complex_decay(x: mx.State("n"), u: "b t d", nu: "n", theta: "n", B: "n d", C
 
 @mx.recurrence
 def dense_transition(x: mx.State("n"), u: "b t d", A: "m n", B: "n d", C: "d n"):
-    x = A @ x + mx.contract(B, u, over="d")
+    x = mx.rename(A @ x, m="n") + mx.contract(B, u, over="d")
     return x, mx.contract(C, x, over="n")
 
 
