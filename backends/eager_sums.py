@@ -110,7 +110,7 @@ def solve(v: Value, setting: Setting) -> Call:
 def _by_blocks(x: Tensor, y: Tensor, upper: bool) -> Tensor:
     """Block after block: what the solved blocks contribute is a product of matrices, and so is the rest of each."""
     n, size = x.shape[1], BLOCK
-    blocks = x.unflatten(2, (-1, size)).unflatten(1, (-1, size)).diagonal(dim1=1, dim2=3).movedim(-1, 1)
+    blocks = x.reshape(-1, n // size, size, n // size, size).diagonal(dim1=1, dim2=3).movedim(-1, 1)
     eye = torch.eye(size, dtype=x.dtype, device=x.device)
     inverses = torch.linalg.solve_triangular(-blocks, eye, upper=upper, unitriangular=True).unbind(1)
     w = torch.empty_like(y)

@@ -6,9 +6,7 @@ decided; one that depends on symbols stays, as a Piecewise.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from functools import reduce as fold
 from typing import Any, TypeAlias
 
@@ -19,6 +17,7 @@ from backends.plan import Call, check_shape, given, plan
 from backends.uniform import uniform
 from lowering import program as p
 from lowering.program import Program, Value
+from mixer_ir.functions import number
 
 S: TypeAlias = Any
 """the module sympy, opened when a program is prepared"""
@@ -64,24 +63,6 @@ def spell(v: Value, s: S) -> Call:
 def each(fn: Callable[..., Any], *arrays: Array) -> Array:
     """fn entry by entry."""
     return np.asarray(np.frompyfunc(fn, len(arrays), 1)(*arrays), dtype=object)
-
-
-def number(s: S, x: Any) -> Any:
-    """x without rounding: the simplest number that a float can stand for, the constant that it is the float of."""
-    if isinstance(x, bool | np.bool_):
-        return bool(x)
-    if isinstance(x, complex):
-        return number(s, x.real) + s.I * number(s, x.imag)
-    if not isinstance(x, float):
-        return s.sympify(x)
-    if not math.isfinite(x):
-        return s.nan if math.isnan(x) else s.oo * int(math.copysign(1, x))
-    for constant in (s.log(2), 1 / s.sqrt(2), 2 / s.sqrt(s.pi)):
-        if x == float(constant):
-            return constant
-    simple = Fraction(x).limit_denominator(10**6)
-    fraction = simple if float(simple) == x else Fraction(x)
-    return s.Rational(fraction.numerator, fraction.denominator)
 
 
 # ------------------------------------------------------------------------------------------------ entry by entry

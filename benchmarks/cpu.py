@@ -65,7 +65,7 @@ def attention(q: "b t h k", k: "b t h k", v: "b t h v"):
 
 
 def signals(mixer: mx.Mixer, t: int, **others: int) -> dict[str, Tensor]:
-    """Inputs of unit scale: 8 heads of 64, 256 channels with 16 states, batch 1, or other sizes where they are given."""
+    """Inputs of unit scale: batch 1, 8 heads of 64, 256 channels with 16 states, or other sizes where given."""
     sizes = {"b": 1, "t": t, "h": 8, "k": 64, "v": 64, "d": 256, "n": 16, **others}
     made = {name: torch.randn([sizes[a] for a in axes]) for name, axes in mixer.signals.items()}
     for name, x in made.items():

@@ -1,4 +1,4 @@
-"""Timing: contenders run in turn, the median of each; and the peak memory of a piece of work in a process of its own."""
+"""Timing: contenders run in turn, the median of each; and the peak memory of work in a process of its own."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Tree:
     entering: Mapping[Row, Value]
     leaving: Mapping[Column, Value]
     whole: Span
-    scores: Mapping[tuple[Row, Column], Value]
+    scores: Mapping[tuple[Row, Column], Value | None]
 
 
 def tree(

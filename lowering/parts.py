@@ -183,7 +183,7 @@ def gather(
         elif factor is not None:
             factor = b.where(reset, 0.0, factor)
         elif log is not None and log.kind == "complex":  # −inf + iθ does not add up in floating point
-            log, factor = None, b.where(reset, 0.0, b.map("exp", log))
+            factor, log = b.where(reset, 0.0, b.map("exp", log)), None
         else:
             log = b.where(reset, float("-inf"), 0.0 if log is None else log)
         low_rank = [(x, b.where(reset, 0.0, y)) for x, y in low_rank]

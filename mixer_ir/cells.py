@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 import sympy
 
-from backends.symbolic import number
 from mixer_ir.expr import Axes, union, without
+from mixer_ir.functions import number
 from mixer_ir.named import Array, apply
 
 

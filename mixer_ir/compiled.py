@@ -22,6 +22,7 @@ from mixer_ir.choosing import checked_form, checked_mixer
 from mixer_ir.errors import BackendError, OptionError, SignalError, StreamError, one_of
 from mixer_ir.explain import Explanation, explain
 from mixer_ir.expr import TIME, Axes, Signal, Take, without
+from mixer_ir.indices import check_computed, computed
 from mixer_ir.linear import wants_real
 from mixer_ir.matrix import Matrix
 from mixer_ir.mixer import Mixer
@@ -149,6 +150,7 @@ class CompiledMixer:
             and wants_real(self.mixer.expr, v)
         ):
             raise SignalError(f"{self.mixer.name} takes a real part of what comes of {v}: it has a matrix for real {v}")
+        check_computed(self._computed, bound.tensors, declared, bound.sizes)
         made = self._matrices.get(bound.key, lambda: self._matrix_program(M, bound, declared))
         entries = made.run({n: bound.computed(x) for n, x in bound.tensors.items()})["M"]
         order = [M.axes.index(a) for a in (*self.mixer.returns, *M.axes) if a in M.axes]
@@ -199,6 +201,10 @@ class CompiledMixer:
         taken = (n for n in walk(self.mixer.body) if isinstance(n, Take))
         return {n.index.name: n.axis for n in taken if isinstance(n.index, Signal)}
 
+    @cached_property
+    def _computed(self) -> tuple[Take, ...]:
+        return computed(self.mixer.body)
+
     def _advance(
         self, bound: Bound, state: Mapping[str, Tensor] | None, leave: bool
     ) -> tuple[Tensor, StreamState | None]:
@@ -206,6 +212,7 @@ class CompiledMixer:
         length = bound.sizes[TIME]
         before = None if state is None else self._as_state(state, bound)
         past, used = (0, 0) if before is None else (before.columns, before.length)
+        check_computed(self._computed, bound.tensors, self.mixer.signals, bound.sizes, used)
         room = room_for(used + length, past) if leave else None
         made = self._program(bound, before is not None, leave, past, room)
         arrays = {n: bound.computed(x) for n, x in bound.tensors.items()}

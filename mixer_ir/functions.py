@@ -6,8 +6,10 @@ here by the primitive ones and unfolded when a mixer is lowered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 Kind = Literal["bool", "int", "real", "complex"]
@@ -103,8 +105,26 @@ def result_kind(fn: str, kinds: tuple[Kind, ...]) -> Kind:
     """The kind of number that `fn` gives for arguments of the given kinds."""
     rule = FUNCTIONS[fn].result
     if rule in ("bool", "real", "complex"):
-        return rule  # type: ignore[return-value]
+        return rule
     among = kinds[1:] if rule == "branch" else kinds
     widest = max(among, key=WIDTH.__getitem__)
     least: Kind = "real" if rule == "float" else ("int" if rule == "widest" else "bool")
     return max(widest, least, key=WIDTH.__getitem__)
+
+
+def number(s: Any, x: Any) -> Any:
+    """x in SymPy (`s`) without rounding: the constant that a float is the float of, or the simplest fraction."""
+    if isinstance(x, bool):
+        return x
+    if isinstance(x, complex):
+        return number(s, x.real) + s.I * number(s, x.imag)
+    if not isinstance(x, float):
+        return s.sympify(x)
+    if not math.isfinite(x):
+        return s.nan if math.isnan(x) else s.oo * int(math.copysign(1, x))
+    for constant in (s.log(2), 1 / s.sqrt(2), 2 / s.sqrt(s.pi)):
+        if x == float(constant):
+            return constant
+    simple = Fraction(x).limit_denominator(10**6)
+    fraction = simple if float(simple) == x else Fraction(x)
+    return s.Rational(fraction.numerator, fraction.denominator)

@@ -19,6 +19,7 @@ from torch import Tensor
 from mixer_ir import expr as e
 from mixer_ir import matrix as m
 from mixer_ir.expr import SOURCE, TIME, Axes, Expr
+from mixer_ir.indices import rows_needed
 from mixer_ir.matrix import Apply
 from mixer_ir.mixer import Mixer
 from mixer_ir.named import apply, contract
@@ -87,6 +88,8 @@ def sizes_for(mixer: Mixer, length: int, given: Mapping[str, int] | None = None)
                 sizes |= {i: outer, k: outer, j: length // outer, l: length // outer}
             case e.Rename(old=old, new=new) if old in sizes and new in sizes and TIME not in (old, new):
                 sizes[old] = sizes[new]
+            case e.Take(axis=axis, index=index) if axis in sizes and not isinstance(index, e.Signal):
+                sizes[axis] = max(sizes[axis], rows_needed(index, sizes) or 1)
     return sizes
 
 

@@ -185,3 +185,78 @@ def test_complex_numbers_have_no_order(s):
     x = torch.randn(B, T, K, dtype=torch.complex64)
     v = torch.randn(B, T, V)
     refused(mx.SignalError, lambda: mx.compile(attention)(q=x, k=x, v=v), "the softmax of complex numbers", "q, k")
+
+
+@mx.mixer
+def biased(q: "b t k", k: "b s k", v: "b s v", table: "c"):
+    lag = mx.clamp(mx.index("t") - mx.index("s"), -2, 2)
+    return mx.softmax(mx.lowrank(q, k) + mx.dense(mx.take(table, lag + 1, axis="c"))) @ v
+
+
+@mx.mixer
+def halved(codes: "c v", z: "b t", v: "b t v"):
+    return mx.identity() @ v + mx.take(codes, z // 2 - 1, axis="c")
+
+
+def test_an_index_that_is_worked_out_stays_in_the_table_too():
+    s = {"q": torch.randn(B, 2, K), "k": torch.randn(B, 3, K), "v": torch.randn(B, 3, V)}
+    f = mx.compile(biased)
+    refused(mx.SignalError, lambda: f(**s, table=torch.randn(5)), "+ 1 goes from -1 to 2", "table has c = 5")
+    more = {**s, "k": s["k"][:, :2], "v": s["v"][:, :2]}
+    assert f(**more, table=torch.randn(5)).shape == (B, 2, V)
+    refused(mx.SignalError, lambda: f(**more, table=torch.randn(2)), "from 0 to 2", "0 … 1")
+    refused(mx.SignalError, lambda: f.matrix(**more, table=torch.randn(2)), "from 0 to 2")
+    f, v, z = mx.compile(halved), torch.randn(B, T, V), torch.full((B, T), 7)
+    assert f(codes=torch.randn(3, V), z=z, v=v).shape == v.shape
+    refused(mx.SignalError, lambda: f(codes=torch.randn(2, V), z=z, v=v), "from 2 to 2, but codes has c = 2")
+    refused(mx.SignalError, lambda: f(codes=torch.randn(2, V), z=0 * z, v=v), "from -1 to -1")
+
+
+@mx.recurrence
+def dense_step(S: mx.State("n"), A: "m n", u: "b t d") -> "b t d":
+    S = mx.rename(A @ S, m="n") + u
+    return S, mx.sum(S, "n")
+
+
+@mx.mixer
+def aligned_wrongly(q: "b t k", k: "b s k", v: "b s v"):
+    lag = mx.index("t") - mx.source(mx.index("t"))
+    return mx.softmax(mx.lowrank(q, k) + mx.dense(lag)) @ v
+
+
+def test_an_axis_that_is_renamed_has_the_size_of_its_new_name():
+    refused(
+        mx.AxisError,
+        lambda: mx.compile(dense_step)(A=torch.randn(4, 3), u=torch.randn(B, T, V)),
+        "dense_step renames the axis m of", "to n, but m = 4 and n = 3",
+    )  # fmt: skip
+    s = {"q": torch.randn(B, T, K), "k": torch.randn(B, 3, K), "v": torch.randn(B, 3, V)}
+    hint = "t = 6 and s = 3; for the position of the source write mx.index('s')"
+    refused(mx.AxisError, lambda: mx.compile(aligned_wrongly)(**s), hint)
+    refused(mx.AxisError, lambda: mx.compile(aligned_wrongly).matrix(**s), hint)
+
+
+@mx.recurrence
+def turning(S: mx.State("n"), a: "n", u: "b t"):
+    S = mx.exp(a) * S + u
+    return S, mx.real(mx.sum(S, "n"))
+
+
+def test_the_matrix_of_a_real_part_is_for_a_real_signal():
+    f, a, u = mx.compile(turning), torch.randn(3, dtype=torch.complex64) - 1, torch.randn(B, T)
+    torch.testing.assert_close(torch.einsum("ts,bs->bt", f.matrix(a=a, u=u), u), f(a=a, u=u))
+    refused(mx.SignalError, lambda: f.matrix(a=a, u=u + 1j), "it has a matrix for real u")
+
+
+def test_what_is_given_to_verify_prove_and_plot(s):
+    for word in ("verify", "prove", "plot"):
+        refused(mx.OptionError, lambda word=word: getattr(mx, word)("memory"), f"mx.{word} takes a mixer", "not str")
+    refused(mx.FormError, lambda: mx.verify(memory, forms=["fft"]), "memory has no form 'fft'")
+    refused(mx.OptionError, lambda: mx.verify(memory, backends=["numpy"]), "no backend 'numpy'")
+    refused(mx.OptionError, lambda: mx.verify(memory, lengths=(0,)), "lengths = (0,)", "whole number from 1")
+    refused(mx.OptionError, lambda: mx.verify(memory, lengths=()), "at least one whole number")
+    refused(mx.OptionError, lambda: mx.verify(memory, chunks=(2.0,)), "chunks = (2.0,)")
+    refused(mx.AxisError, lambda: mx.verify(memory, sizes={"z": 2}), "memory has no axis 'z'; its axes: b, t, h")
+    refused(mx.SignalError, lambda: mx.verify(memory, signals={"w": s["q"]}), "memory has no signal 'w'")
+    refused(mx.AxisError, lambda: mx.verify(memory, signals={"q": s["g"]}), "q has axes (b t h k)", "3 dimensions")
+    refused(mx.OptionError, lambda: mx.plot(memory, length=0), "length = 0")

@@ -159,6 +159,11 @@ def unknown_size(v: "b t v"):
     return v * mx.sum(mx.index("z"), "z")
 
 
+@mistake(mx.AxisError, "for the position of a column write mx.source(mx.index('t'))")
+def column(v: "b t v"):
+    return mx.dense(mx.index("t") - mx.index("s")) @ v
+
+
 @mistake(mx.DeclarationError, "a matrix acts from the left: write M @ v")
 def from_the_right(q: "b t k", k: "b t k", v: "b t v"):
     return v @ mx.lowrank(q, k)
@@ -292,6 +297,11 @@ def mixed_inside(S: mx.State("k"), k: "b t k", h: "t"):
 @mistake(mx.AxisError, "an @ contracts h, which is a batch axis elsewhere", of=recurrence)
 def batch_contracted(S: mx.State("k"), k: "b t h k", g: "b t h", f: "b t h"):
     return (g @ f) * S + k, k @ S
+
+
+@mistake(mx.AxisError, "adds A · S_{t−1} with axes (m) to B ⊗ u_t", "call the row axis by the state's", of=recurrence)
+def row_and_column(S: mx.State("n"), A: "m n", B: "n", u: "b t d"):
+    return A @ S + B * u, mx.sum(S, "n")
 
 
 @mistake(mx.AxisError, "say which axis is to be n, as in mx.rename(x, m='n')", of=recurrence)

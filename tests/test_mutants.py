@@ -173,8 +173,8 @@ def early_chunk_states(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong border: every chunk is entered with the state that leaves it."""
     old = lowering.chunked._states
 
-    def states(b: Any, parts: Any, change: Any, count: int) -> Any:
-        entering, state = old(b, parts, change, count)
+    def states(b: Any, parts: Any, terms: Any, change: Any, count: int) -> Any:
+        entering, state = old(b, parts, terms, change, count)
         after = b.concat([b.slice(entering, "_c", 1, count), b.expand(state, {"_c": 1})], "_c")
         return b.order(after, entering.axes), state
 

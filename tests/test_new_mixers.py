@@ -599,7 +599,9 @@ def test_what_is_linear_has_a_matrix() -> None:
     assert without == {"gated_unit", "momentum", "second_memory", "liquid", "inside"}
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.mixer.signals.get("q") and len(c.mixer.signals) < 7])
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.mixer.signals.get("q") and len(c.mixer.signals) < 7], ids=lambda c: c.mixer.name
+)
 def test_what_is_affine_is_proved(case: Case) -> None:
     proof = mx.prove(case.mixer)
     assert proof.ok == case.proved, str(proof)

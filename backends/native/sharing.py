@@ -170,22 +170,24 @@ class Judge:
         given: dict[Value, Parts | None] = {}
         for i, (a, x) in enumerate(zip(v.args, inputs, strict=True)):
             given[x] = known[a]
-            if i < op.carries and self.axes <= set(x.axes):
+            if i < op.carries:
                 if known[a]:
                     raise Outside
-                given[x] = WHOLE
+                missing = self.axes - set(x.axes)
+                if not missing or is_zero(a):
+                    given[x] = missing
         while True:
             found = dict(given)
             for y in op.body.order:
                 if y not in found:
                     found[y] = self.of(y, found, strict=True)
             changed = False
-            for a, x, y in zip(v.args[: op.carries], inputs, outputs, strict=False):
+            for x, y in zip(inputs[: op.carries], outputs, strict=False):
                 if found[y] == given[x] or (is_zero(y) and given[x]):
                     continue
-                if given[x] is not None or not is_zero(a):
+                if not given[x] or found[y] is not None:
                     raise Outside
-                given[x], changed = found[y], True
+                given[x], changed = None, True
             if not changed:
                 return [found[y] for y in outputs]
 

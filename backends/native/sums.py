@@ -60,7 +60,7 @@ def folded(
         found = term(scope.reader(nest), made)
         to = f"{store.pointer}[{store.address(made.at)}]"
         if last:
-            n, head = last[0].size, f"{loops[-1].head} "
+            n, head = last[0].size, f'_Pragma("omp simd") {loops[-1].head} '
             nest.before[d] += [f"{c} {total}[{n}];", f"{head}{total}[{last[0].text}] = {start};"]
             at = f"{total}[{last[0].text}]"
             nest.inside.append(f"{at} = {combined(fn, v.kind, at, found.text)};")
@@ -132,7 +132,7 @@ def running(
         d, total, c = len(outer), scope.fresh("h"), TYPES[v.kind]
         at = f"{total}[{last[0].text}]" if last else total
         if last:
-            nest.before[d] += [f"{c} {total}[{last[0].size}];", f"{Loop(last[0], True).head} {at} = {start};"]
+            nest.before[d] += [f"{c} {total}[{last[0].size}];", f'_Pragma("omp simd") {Loop(last[0], True).head} {at} = {start};']
         else:
             nest.before[d].append(f"{c} {total} = {start};")
         to = f"{store.pointer}[{store.address(place)}]"

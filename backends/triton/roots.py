@@ -31,7 +31,18 @@ class Demands:
     tiles: dict[str, int] = field(default_factory=dict)
     whole: set[str] = field(default_factory=set)
     blocks: dict[str, tuple[str, str, int]] = field(default_factory=dict)
+    names: dict[str, set[str]] = field(default_factory=dict)
     sums: bool = False
+
+    def spread(self) -> None:
+        """What is wanted of an axis is wanted of it under its other names."""
+        todo = list(self.tiles)
+        while todo:
+            a = todo.pop()
+            for name in self.names.get(a, ()):
+                if name not in self.tiles:
+                    self.tiles[name] = self.tiles[a]
+                    todo.append(name)
 
 
 def demands(values: Sequence[Value], buffers: Mapping[Value, Buffer]) -> Demands:
@@ -47,6 +58,7 @@ def demands(values: Sequence[Value], buffers: Mapping[Value, Buffer]) -> Demands
         seen.add(v)
         todo += v.args
         _demand(found, v)
+    found.spread()
     return found
 
 
@@ -72,6 +84,9 @@ def _demand(found: Demands, v: Value) -> None:
             found.whole.add(row)
             if (side := _side(v.args[1], v.args[0])) is not None:
                 found.tiles[side] = 1
+        case p.Rename(old=old, new=new):
+            found.names.setdefault(old, set()).add(new)
+            found.names.setdefault(new, set()).add(old)
         case p.Merge(outer=outer, inner=inner, axis=axis):
             found.blocks.setdefault(axis, (outer, inner, v.args[0].size(inner)))
         case p.Split(axis=axis, outer=outer, inner=inner):
