@@ -1,5 +1,5 @@
 # mixer-ir: everything runs in .venv, which these targets make and keep fresh.
-#   make demo | test | test-slow | lint | format | clean
+#   make demo | test | test-slow | test-kernels | lint | format | clean
 
 PYTHON ?=
 TORCH  ?= torch==2.13.0
@@ -9,7 +9,7 @@ JOBS   ?= 2
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow test-kernels lint format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -23,6 +23,9 @@ test: lint ## lint, format check, types and tests
 
 test-slow: $(VENV)/.ready-dev ## the long tests alone
 	$(VENV)/bin/python -m pytest -n $(JOBS) -m slow
+
+test-kernels: $(VENV)/.ready-dev ## the generated kernels of every mixer, in Triton's interpreter and compiled
+	$(VENV)/bin/python -m pytest -n $(JOBS) -m "slow or not slow" tests/test_triton.py
 
 lint: $(VENV)/.ready-dev ## lint, format check and types
 	$(VENV)/bin/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backends import eager, native, reference, symbolic
+from backends import eager, native, reference, symbolic, triton
 from lowering.program import Program
 from mixer_ir.errors import OptionError
 
@@ -14,13 +14,19 @@ BACKENDS: dict[str, Callable[[Program], Callable[[Mapping[str, Any]], dict[str, 
     "symbolic": symbolic.prepare,
     "eager": eager.prepare,
     "native": native.prepare,
+    "triton": triton.prepare,
 }
 """name -> `prepare`: a program as a function from arrays by input name to arrays by output name"""
 
 
 def available() -> tuple[str, ...]:
-    """The names of the backends that run on this machine: `native` needs a C compiler."""
-    return tuple(name for name in BACKENDS if name != "native" or native.missing() is None)
+    """The names of the backends that run on this machine: `native` needs a C compiler, `triton` a GPU."""
+    return tuple(name for name in BACKENDS if missing(name) is None and (name != "triton" or triton.on_gpu()))
+
+
+def missing(name: str) -> str | None:
+    """Why a backend cannot run on this machine; None if it can."""
+    return {"native": native.missing, "triton": triton.missing}.get(name, lambda: None)()
 
 
 def prepare(name: str, program: Program) -> Callable[[Mapping[str, Any]], dict[str, Any]]:

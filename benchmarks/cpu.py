@@ -1,14 +1,17 @@
-"""Forms on a CPU, side by side in one run: `python -m benchmarks.cpu [speed] [planner] [memory]`.
+"""Forms on a CPU, side by side in one run: `python -m benchmarks.cpu [speed] [planner] [start] [memory]`.
 
 speed    chunked against the time loop that one would write by hand; fft against dense
 planner  the form that the planner chooses against every other legal form, over mixers and lengths
+start    importing, and the first call of every mixer of the catalog beyond its run time
 memory   the gated delta rule on long sequences
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +21,7 @@ from torch.nn.functional import normalize
 
 import mixer_ir as mx
 from benchmarks.measure import interleaved, peak_memory, write
+from mixer_ir.explain import likely_kinds
 
 SWEEP_LENGTHS = (16, 64, 256, 1024, 4096)
 SLOWEST = 10.0
@@ -120,7 +124,7 @@ def speed() -> list[dict[str, Any]]:
             rows.append(_row(mixer.name, 4096, what, "chunked", "time loop", times["chunked"], times["loop"]))
     s = signals(convolution, 16384, d=4)
     fft, dense = (mx.compile(convolution, form=form, backend="eager") for form in ("fft", "dense"))
-    times = interleaved({"fft": lambda: fft(**s), "dense": lambda: dense(**s)}, rounds=3)
+    times = interleaved({"fft": lambda: fft(**s), "dense": lambda: dense(**s)}, rounds=1)
     rows.append(_row("convolution", 16384, "forward", "fft", "dense", times["fft"], times["dense"]))
     return rows
 
@@ -169,6 +173,38 @@ def planner() -> list[dict[str, Any]]:
     return rows
 
 
+def start() -> list[dict[str, Any]]:
+    """Seconds by which the first forward and backward pass exceed the second, at T = 1,024; and of importing."""
+    code = "import time, torch; t = time.perf_counter(); import mixer_ir; print(time.perf_counter() - t)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    rows = [{"mixer": "import mixer_ir, after torch", "forward": float(told), "backward": 0.0}]
+    for name in mx.catalog.list():
+        for mixer in mx.catalog.get(name).mixers.values():
+            f, s = mx.compile(mixer, backend="eager"), _mild(mixer)
+            (first, first_back), (again, again_back) = _call(f, s), _call(f, s)
+            rows.append({"mixer": mixer.name, "forward": first - again, "backward": first_back - again_back})
+    return rows
+
+
+def _mild(mixer: mx.Mixer) -> dict[str, Tensor]:
+    """Small signals, so that little of a call is its run time: 1 sequence, 2 heads, 4 of everything else."""
+    made, kinds = {}, likely_kinds(mixer)
+    for name, axes in mixer.signals.items():
+        shape = [1024 if a in "ts" else {"b": 1, "h": 2}.get(a, 4) for a in axes]
+        real = kinds[name] == "real"
+        made[name] = (-0.1 * torch.rand(shape)).requires_grad_() if real else torch.randint(2, shape)
+    return made
+
+
+def _call(f: mx.CompiledMixer, s: dict[str, Tensor]) -> tuple[float, float]:
+    """Seconds of a forward and of a backward pass."""
+    begin = time.perf_counter()
+    y = f(**s)
+    middle = time.perf_counter()
+    torch.autograd.backward(y.abs().square().sum())
+    return middle - begin, time.perf_counter() - middle
+
+
 def _delta_inputs(t: int) -> dict[str, Tensor]:
     torch.manual_seed(0)
     return signals(gated_delta, t, h=4)
@@ -192,7 +228,7 @@ def memory() -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    tables = {"speed": speed, "planner": planner, "memory": memory}
+    tables = {"speed": speed, "planner": planner, "start": start, "memory": memory}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(tables))
     chosen = parser.parse_args().tables or list(tables)

@@ -43,7 +43,9 @@ def row(what: str, t: int, work: str, runs: Mapping[str, Callable[[], object]], 
     for name, seconds in times.items():
         if name != "native":
             made |= {"against": name, "ms": seconds * 1e3, "ratio": seconds / times["native"]}
-            print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in made.items()), flush=True)
+            print(
+                "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in made.items()), flush=True
+            )
             ROWS.append(dict(made))
     return made
 
@@ -82,7 +84,12 @@ def scan() -> None:
     f = mx.compile(selective, form="recurrent", backend="native")
     runs = {"native": lambda: f(**s), "torch time loop": lambda: selective_loop(**s)}
     row("selective scan", t, "forward", runs)
-    row("selective scan", t, "forward + backward", {"native": trained(f, s), "torch time loop": trained(selective_loop, s)})
+    row(
+        "selective scan",
+        t,
+        "forward + backward",
+        {"native": trained(f, s), "torch time loop": trained(selective_loop, s)},
+    )
 
 
 def layer() -> None:
@@ -100,9 +107,14 @@ def layer() -> None:
     with native_layers():
         x = torch.randn(1, 2048, 768)
         with torch.no_grad():
-            row("Mamba-130m layer", 2048, "forward", {"native": lambda: ours(x), **{n: functools.partial(m, x) for n, m in runs.items()}})
-        x = torch.randn(1, 512, 768)
-        works = {"native": training(ours, x), **{n: training(m, x) for n, m in runs.items()}}
+            row(
+                "Mamba-130m layer",
+                2048,
+                "forward",
+                {"native": lambda: ours(x), **{n: functools.partial(m, x) for n, m in runs.items()}},
+            )
+        y = torch.randn(1, 512, 768)
+        works = {"native": training(ours, y), **{n: training(m, y) for n, m in runs.items()}}
         row("Mamba-130m layer", 512, "forward + backward", works, rounds=1)
 
 
@@ -111,7 +123,11 @@ class native_layers:
 
     def __enter__(self) -> None:
         self.before = streaming.compiled
-        streaming.compiled = functools.cache(lambda mixer: mx.compile(mixer, form="recurrent", backend="native"))
+        streaming.compiled = functools.cache(
+            lambda mixer: mx.compile(
+                mixer, form="recurrent" if "recurrent" in mixer.forms() else "direct", backend="native"
+            )
+        )
 
     def __exit__(self, *error: object) -> None:
         streaming.compiled = self.before
@@ -152,7 +168,7 @@ def decode() -> None:
         for backend in ("native", "eager"):
             f = mx.compile(mixer, backend=backend)
             _, state = f.prefill(**s)
-            runs[backend] = lambda f=f, state=state: [f.step(state, **one) for _ in range(50)]
+            runs[backend] = lambda f=f, state=state, one=one: [f.step(state, **one) for _ in range(50)]
         with torch.no_grad():
             row(name, 1, "50 steps", runs)
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lowering.build import Builder
+from lowering.build import Builder, program
 from lowering.parts import KEY, RANK, ROW, Parts
 from lowering.program import Value
 from lowering.segment import READER, WRITER, Column, Row, inputs, queries
@@ -130,6 +130,50 @@ def tree(
         leaving={col: b.rename(b.slice(_single(b, y), STEP, 0, length), STEP, SOURCE) for col, y in ys.items()},
         whole=replace(step, value=_single(b, step.value)),
         scores={pair: _cropped(b, s, length) for pair, s in scores.items()},
+    )
+
+
+def products(
+    b: Builder,
+    step: Span,
+    length: int,
+    rows: Mapping[Row, Value],
+    columns: Mapping[Column, Value],
+    pairs: Sequence[tuple[Row, Column]],
+) -> Tree:
+    """The tree of logarithms as a region `decay` of the program, which a backend may spell otherwise.
+
+    Its inputs are `step`, `row:<name>` (or `row:<name>:before`) and `column:<name>`; its results `entering <row>`,
+    `leaving <column>`, `whole` and `scores <row> <column>`, where a row and a column are named as among the inputs.
+    """
+    inner = Builder()
+    row_names = {row: f"row:{row.name}" + (":before" if row.before else "") for row in rows}
+    column_names = {column: f"column:{column.name}" for column in columns}
+    args = {"step": step.value}
+    args |= {row_names[row]: x for row, x in rows.items()} | {column_names[col]: y for col, y in columns.items()}
+    given = {name: inner.input(name, x.axes, x.shape, x.kind) for name, x in args.items()}
+    grown = tree(
+        inner,
+        replace(step, value=given["step"]),
+        length,
+        {row: given[name] for row, name in row_names.items()},
+        {column: given[name] for column, name in column_names.items()},
+        pairs,
+    )
+    made = {f"entering {row_names[row]}": x for row, x in grown.entering.items()}
+    made |= {f"leaving {column_names[column]}": y for column, y in grown.leaving.items()}
+    made["whole"] = grown.whole.value
+    known = {pair: s for pair, s in grown.scores.items() if s is not None}
+    made |= {f"scores {row_names[row]} {column_names[column]}": s for (row, column), s in known.items()}
+    results = dict(zip(made, b.region("decay", program(made, list(given.values())), list(args.values())), strict=True))
+    return Tree(
+        entering={row: results[f"entering {name}"] for row, name in row_names.items()},
+        leaving={column: results[f"leaving {name}"] for column, name in column_names.items()},
+        whole=replace(step, value=results["whole"]),
+        scores={
+            pair: results[f"scores {row_names[pair[0]]} {column_names[pair[1]]}"] if pair in known else None
+            for pair in pairs
+        },
     )
 
 
@@ -251,7 +295,8 @@ class Blocks:
         else:
             return None
         if not self.scalar:
-            return tree(b, step, self.length, self.rows, self.columns, self.pairs)
+            named = products if step.rule == "log" else tree
+            return named(b, step, self.length, self.rows, self.columns, self.pairs)
         return scalars(b, step, self.length)
 
     @property

@@ -17,7 +17,7 @@ from lowering.profile import Profile
 from lowering.program import Program
 from mixer_ir.expr import TIME, Expr, Literal, Signal, call
 from mixer_ir.legal import legal
-from mixer_ir.matrix import Apply
+from mixer_ir.matrix import Apply, Toeplitz
 from mixer_ir.node import Node
 from mixer_ir.pieces import Piece, pieces
 from mixer_ir.process import Process, Read, Run
@@ -26,6 +26,8 @@ CHUNKS = (16, 32, 64, 128, 256)
 BLOCKS = (64, 128, 256, 512)
 SIZED = {"chunked": CHUNKS, "flash": BLOCKS}
 """the forms that have a chunk, and the sizes that are tried"""
+LAGS = 128
+"""a filter with more lags is never applied lag by lag unless that is asked for: its program would be long"""
 STRETCHED = ("chunked", "scan")
 """the forms that hold as much of a sequence at once as the device likes"""
 
@@ -87,6 +89,8 @@ def plan(
         reasons = legal(piece)
         forms = [f for f, reason in reasons.items() if reason is None]
         wanted = [form] if form in forms else forms
+        if not price_all and len(wanted) > 1 and _lags(piece, sizes) > LAGS:
+            wanted = [f for f in wanted if f != "direct"]
         tried = _choices(forms if price_all else wanted, chunk, sizes[TIME], profile)
         if len(tried) == 1 and not price_all:
             made.append(PiecePlan(piece, reasons, (), tried[0]))
@@ -104,6 +108,14 @@ def cheapest(candidates: Sequence[Candidate], profile: Profile) -> Candidate:
     if fitting:
         return min(fitting, key=lambda c: c.cost.seconds)
     return min(candidates, key=lambda c: c.cost.held)
+
+
+def _lags(piece: Piece, sizes: Mapping[str, int]) -> int:
+    """How many lags a convolution of this piece has."""
+    match piece.node:
+        case Apply(matrix=Toeplitz(lags=lags)):
+            return sizes[lags]
+    return sizes[TIME]
 
 
 def _choices(forms: Sequence[str], chunk: int | None, length: int, profile: Profile) -> list[Choice]:

@@ -188,7 +188,8 @@ def _same_size(mixer: str, e: Rename, sizes: Mapping[str, int], hint: str) -> No
     old, new = sizes.get(e.old), sizes.get(e.new)
     if old is not None and new is not None and old != new:
         raise AxisError(
-            f"{mixer} renames the axis {e.old} of {formula(e.of)} to {e.new}, but {e.old} = {old} and {e.new} = {new}{hint}"
+            f"{mixer} renames the axis {e.old} of {formula(e.of)} to {e.new}, "
+            f"but {e.old} = {old} and {e.new} = {new}{hint}"
         )
 
 

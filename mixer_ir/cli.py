@@ -1,4 +1,4 @@
-"""The command line: `mixer-ir list | show | verify | prove | plot | demo`.
+"""The command line: `mixer-ir list | show | verify | prove | kernels | plot | demo`.
 
 Exit status: 0 done, 1 a check failed, 2 bad usage or bad input. Errors are one or two lines on standard error.
 """
@@ -70,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--lengths", type=_numbers, metavar="N,N…", help="sequence lengths (default 1,2,7,64,129)")
     verify.add_argument("--seed", type=int, default=0, help="of the random signals (default 0)")
     verify.add_argument("--json", action="store_true", help="for a program to read")
+
+    kernels = command("kernels", _kernels, "the GPU kernels generated for a device, which need not be here")
+    kernels.add_argument("--target", default="sm_90", metavar="TARGET", help="sm_80, sm_90 (default), sm_100 or gfx942")
+    kernels.add_argument("--form", default="auto", help="one of the mixer's forms (default: chosen by predicted time)")
+    kernels.add_argument("--out", type=Path, metavar="DIR", help="write each mixer's kernels to a file in DIR")
 
     prove = command("prove", _prove, "a symbolic proof that all forms agree, for every length and every chunking")
     prove.add_argument("--json", action="store_true", help="for a program to read")
@@ -149,6 +154,19 @@ def _verify(arguments: argparse.Namespace) -> int:
     options = {} if arguments.lengths is None else {"lengths": arguments.lengths}
     reports = [mx.verify(m, seed=arguments.seed, **options) for m in _mixers(arguments.name).values()]
     return _report(reports, arguments.json)
+
+
+def _kernels(arguments: argparse.Namespace) -> int:
+    for key, m in _mixers(arguments.name).items():
+        made = mx.compile(m, form=arguments.form).kernels(arguments.target)
+        if arguments.out is None:
+            print(made)
+            continue
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        path = arguments.out / f"{key}_{arguments.target}.py"
+        path.write_text(f"{made}\n", encoding="utf-8")
+        print(f"wrote {path}\n{made.table}")
+    return 0
 
 
 def _prove(arguments: argparse.Namespace) -> int:

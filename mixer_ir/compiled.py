@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from backends import BACKENDS
+from backends.triton.static import Kernels
 from lowering.context import Lowered, SignalType
 from lowering.kinds import unordered
 from lowering.lower import lower, lower_matrix
@@ -19,15 +19,16 @@ from lowering.profile import profile_of
 from mixer_ir.binding import Bound, bind, check_indices, check_renames, checked_options, kind_of, nearest
 from mixer_ir.cache import Cache
 from mixer_ir.choosing import checked_form, checked_mixer
-from mixer_ir.errors import BackendError, OptionError, SignalError, StreamError, one_of
+from mixer_ir.errors import OptionError, SignalError, StreamError, one_of
 from mixer_ir.explain import Explanation, explain
 from mixer_ir.expr import TIME, Axes, Signal, Take, without
 from mixer_ir.indices import check_computed, computed
+from mixer_ir.kernels import kernels
 from mixer_ir.linear import wants_real
 from mixer_ir.matrix import Matrix
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import walk
-from mixer_ir.running import Run, checked_backend, runner
+from mixer_ir.running import Run, backend_in_words, checked_backend, runner
 from mixer_ir.spec import dumps, loads
 from mixer_ir.streaming import StreamState, columns_of, entering, room_for
 
@@ -46,7 +47,8 @@ def compile(mixer: Mixer, form: str = "auto", backend: str = "auto", **options: 
 
     form      one of `mixer.forms()`, taken by every part of the mixer that has it; "auto": each part takes the form
               that should be fastest at the sizes of the call
-    backend   "eager" (PyTorch, which "auto" takes), "reference" (NumPy, float64) or "symbolic" (SymPy, small sizes)
+    backend   "eager" (PyTorch, which "auto" takes), "native" (C, compiled at the first call, for processors),
+              "reference" (NumPy, float64), "symbolic" (SymPy, small sizes)
     chunk=    the number of steps in a chunk; None or left out: chosen by predicted time
 
     Errors: OptionError for an unknown form, backend or option; FormError for a form that this mixer does not have;
@@ -166,15 +168,17 @@ class CompiledMixer:
         """
         if positional:
             raise SignalError("explain takes signals by name, or the sizes of axes: explain(t=1000, …)")
-        return explain(self.mixer, self.form, self.options, given)
+        return explain(self.mixer, self.form, self.options, given, backend_in_words(self.backend))
 
-    def kernels(self, target: str) -> NoReturn:
-        """The kernels generated for a device: BackendError, as this version has no backend that generates any."""
+    def kernels(self, target: str, **sizes: int) -> Kernels:
+        """The Triton kernels for a device, forward and backward, compiled without it: `print` shows text and figures.
+
+        sizes   of axes, as in kernels("sm_90", t=4096, k=128); typical ones where none are given. Products of matrices
+                take bfloat16 factors and sum in float32, as for bfloat16 signals.
+        """
         if target not in TARGETS:
             raise OptionError(f"there is no target {target!r}{nearest(target, TARGETS)}; targets: {one_of(TARGETS)}")
-        raise BackendError(
-            f"no kernels for {target}: this version has no backend that generates kernels; backends: {one_of(BACKENDS)}"
-        )
+        return kernels(self.mixer, self.form, self.options.get("chunk"), target, sizes)
 
     def __repr__(self) -> str:
         options = "".join(f", {n}={v!r}" for n, v in self.options.items())

@@ -47,6 +47,7 @@ class Explanation:
     sizes: Mapping[str, int]
     assumed: Axes
     device: str
+    backend: str
     rows: tuple[Row, ...]
 
     @property
@@ -59,6 +60,7 @@ class Explanation:
         lines = [f"{m.name}  ({sizes}; {self.device})"]
         if self.assumed:
             lines.append(f"  sizes assumed: {one_of(self.assumed)}; give others as explain(t=…)")
+        lines.append(f"  backend {self.backend}")
         lines += ["", "structure", *_indented(str(m)), "", "traits", *_indented(str(m.traits)), "", "rules that fired"]
         lines += _indented(_rules(m))
         for piece in dict.fromkeys(r.piece for r in self.rows):
@@ -68,13 +70,15 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(mixer: Mixer, form: str, options: Mapping[str, Any], given: Mapping[str, Any]) -> Explanation:
+def explain(
+    mixer: Mixer, form: str, options: Mapping[str, Any], given: Mapping[str, Any], backend: str = "eager"
+) -> Explanation:
     """The explanation at the sizes of the signals given, or at the sizes of axes given as whole numbers."""
     types, sizes, assumed, device = _typed(mixer, given)
     profile = profile_of(device)
     chosen = plan(mixer.expr, types, profile, form=form, chunk=options.get("chunk"), price_all=True)
     rows = tuple(row for p in chosen.pieces for row in _rows(p))
-    return Explanation(mixer, sizes, assumed, profile.name, rows)
+    return Explanation(mixer, sizes, assumed, profile.name, backend, rows)
 
 
 def _typed(

@@ -10,28 +10,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backends import BACKENDS, autograd, eager, native, prepare
+from backends import BACKENDS, autograd, eager, missing, native, prepare, triton
+from backends.triton.levels import levels
 from lowering.program import Program
 from mixer_ir.binding import nearest
 from mixer_ir.errors import BackendError, OptionError, one_of
 
 Run: TypeAlias = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
-ABSENT = ("triton",)
-"""names that later versions keep for backends of their own"""
-
 
 def checked_backend(name: str) -> str:
     """The backend that runs under this name."""
     if name == "auto":
         return "eager"
-    if name in ABSENT and name not in BACKENDS:
-        raise BackendError(f"the backend {name!r} is not part of this version; backends: {one_of(BACKENDS)}")
     if name not in BACKENDS:
         raise OptionError(f"there is no backend {name!r}{nearest(name, BACKENDS)}; backends: auto, {one_of(BACKENDS)}")
-    if name == "native" and (reason := native.missing()) is not None:
+    if (reason := missing(name)) is not None:
         raise BackendError(reason)
     return name
+
+
+def backend_in_words(name: str) -> str:
+    """What runs the programs, and what else could."""
+    if name == "native":
+        return "native (compiled by this machine's C compiler)"
+    reason = native.missing()
+    other = 'backend="native" compiles the same programs as C' if reason is None else f"not native: {reason}"
+    return f"{name}; {other}" if name == "eager" else name
 
 
 def runner(backend: str, program: Program, precision: torch.dtype) -> Run:
@@ -43,6 +48,8 @@ def runner(backend: str, program: Program, precision: torch.dtype) -> Run:
         return autograd.differentiable(program, partial(without_autocast, precision=precision))
     if backend == "native":
         return autograd.differentiable(program, partial(native.prepare, alone=precision))
+    if backend == "triton":
+        return autograd.differentiable(levels(program), partial(triton.prepare, alone=precision))
     return autograd.differentiable(program, partial(through_arrays, backend))
 
 

@@ -269,8 +269,8 @@ class Writer:
             case Mask(of=of, mask=mask):
                 return f"mask({self.of(of)}, {self.of(mask)})"
             case Decay(of=of, log=log, factor=factor):
-                a = f"exp({self.of(log)})" if log is not None else self.of(Literal(value=1) if factor is None else factor)
-                return f"decay({self.of(of)}, {a})"
+                one = Literal(value=1) if factor is None else factor
+                return f"decay({self.of(of)}, {f'exp({self.of(log)})' if log is not None else self.of(one)})"
             case Normalize(of=of, eps=eps, floor=floor):
                 more = "" if not eps else f", eps {number(eps)[0]}"
                 return f"normalize({self.of(of)}{more}{'' if floor is None else f', floor {self.of(floor)}'})"

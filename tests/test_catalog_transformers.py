@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -17,6 +19,12 @@ TOLERANCE = 1e-5  # float32: some tens of roundings of size 1e-7 on values of un
 
 def inputs() -> Tensor:
     return torch.randn(BATCH, T, WIDTH, generator=torch.Generator().manual_seed(3))
+
+
+def in_plain_torch(module: ModuleType, *names: str) -> None:
+    """Undo the module's choice of GPU kernels, which it makes as soon as a package with some is installed."""
+    for name in names:
+        setattr(module, name, inspect.unwrap(getattr(module, name)))
 
 
 def stirred(module: nn.Module) -> nn.Module:
@@ -71,7 +79,11 @@ def recurrent_gemma() -> tuple[MixerLayer, Callable[[Tensor], Tensor]]:
 
 def qwen3_next() -> tuple[MixerLayer, Callable[[Tensor], Tensor]]:
     from transformers import Qwen3NextConfig
+    from transformers.models.qwen3_next import modeling_qwen3_next
     from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
+
+    in_plain_torch(modeling_qwen3_next, "torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule")
+    in_plain_torch(modeling_qwen3_next, "causal_conv1d_fn", "causal_conv1d_update")
 
     K, V, keys, values = 8, 6, 2, 4  # sizes of a key and a value head, and how many of them
     config = Qwen3NextConfig(

@@ -26,7 +26,7 @@ OUTSIDE = ("tests", "examples", "benchmarks", "docs")  # never imported by the p
 FACE = {
     "mixer_ir." + name
     for name in (
-        *("compiled", "running", "streaming", "explain", "oracle", "cli", "__main__", "plot"),
+        *("compiled", "running", "streaming", "explain", "oracle", "cli", "__main__", "plot", "kernels"),
         *("verify", "expected", "probe", "samples"),  # verify and what it compares with
         *("prove", "homomorphism", "emitted", "traced"),  # prove and what it reads of lowering
     )

@@ -100,9 +100,9 @@ class Emitter:
         if is_entrywise(first):
             self.lines += entrywise(self.scope(), stores)
         else:
-            store = stores[first]
-            assert store is not None
-            self.lines += LOOPS[type(first.op)](self.scope(), first, store)
+            result = stores[first]
+            assert result is not None
+            self.lines += LOOPS[type(first.op)](self.scope(), first, result)
         self.where.update({v: s for v, s in stores.items() if s is not None})
         return taken
 

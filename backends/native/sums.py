@@ -132,7 +132,10 @@ def running(
         d, total, c = len(outer), scope.fresh("h"), TYPES[v.kind]
         at = f"{total}[{last[0].text}]" if last else total
         if last:
-            nest.before[d] += [f"{c} {total}[{last[0].size}];", f'_Pragma("omp simd") {Loop(last[0], True).head} {at} = {start};']
+            nest.before[d] += [
+                f"{c} {total}[{last[0].size}];",
+                f'_Pragma("omp simd") {Loop(last[0], True).head} {at} = {start};',
+            ]
         else:
             nest.before[d].append(f"{c} {total} = {start};")
         to = f"{store.pointer}[{store.address(place)}]"

@@ -15,6 +15,7 @@ from backends.eager import own
 from backends.plan import check_shape, given
 from backends.triton.evaluate import Buffer
 from backends.triton.kernel import Kernel, Setting
+from backends.triton.levels import levels
 from backends.triton.partition import Call, Launch, Plan, Repeat, Step, plan, reads, writes
 from backends.triton.real import PART, real
 from lowering import program as p
@@ -32,13 +33,21 @@ def function(source: str, name: str) -> Any:
     return space[name]
 
 
-def prepare(program: Program, dot: str = "ieee") -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+def interpreted() -> bool:
+    """Whether Triton runs kernels on the CPU, for tests."""
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
+
+
+def prepare(
+    program: Program, *, alone: torch.dtype = torch.float32, dot: str = "ieee"
+) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
     """A function from tensors by input name to tensors by output name.
 
-    It computes in the widest floating precision among its inputs (at least float32). Errors: BackendError for an
-    operation that has no spelling, or tensors that are not on a GPU (in the interpreter: on the CPU).
+    alone   the precision where no input has one     dot   how products of matrices take their factors
     """
-    plain = real(program)
+    plain = real(levels(program))
     plans: dict[torch.dtype, Plan] = {}
     complexes = {n for n, v in zip(program.input_names, program.inputs, strict=True) if v.kind == "complex"}
 
@@ -46,7 +55,8 @@ def prepare(program: Program, dot: str = "ieee") -> Callable[[Mapping[str, Tenso
         inputs = given(program, arrays)
         for v, x in zip(program.inputs, inputs, strict=True):
             check_shape(v, x.shape)
-        double = any(x.dtype in (torch.float64, torch.complex128) for x in inputs)
+        floating = [x.dtype for x in inputs if x.is_floating_point() or x.is_complex()] or [alone]
+        double = any(x in (torch.float64, torch.complex128) for x in floating)
         dtype = torch.float64 if double else torch.float32
         if dtype not in plans:
             plans[dtype] = plan(plain, Setting("tl.float64" if double else "tl.float32", dot))
@@ -68,10 +78,7 @@ def prepare(program: Program, dot: str = "ieee") -> Callable[[Mapping[str, Tenso
 
 
 def _check(device: torch.device) -> None:
-    import triton
-
-    interpreted = bool(triton.knobs.runtime.interpret)
-    if device.type == "cpu" and not interpreted:
+    if device.type == "cpu" and not interpreted():
         raise BackendError(
             "the triton backend runs on GPUs, but the tensors are on the CPU; move them there, or set TRITON_INTERPRET=1"
         )

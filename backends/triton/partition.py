@@ -187,9 +187,7 @@ class _Partition:
     def loop(self, scan: Value, name: str) -> Step:
         """A loop as one kernel, or from outside where its body does not fit into one."""
         assert isinstance(scan.op, p.Scan)
-        picked = {
-            v.op.index: b for v, b in self.buffers.items() if isinstance(v.op, p.Pick) and v.args[0] is scan
-        }
+        picked = {v.op.index: b for v, b in self.buffers.items() if isinstance(v.op, p.Pick) and v.args[0] is scan}
         title = f"{', '.join(b.name for b in picked.values())}: a loop over {scan.op.axis}."
         try:
             return Launch(loops.scan(name, scan, picked, self.buffers, self.setting, title))

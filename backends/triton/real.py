@@ -56,8 +56,9 @@ def _loaded(b: Builder, v: Value, x: Value) -> Number:
 
 def _joined(b: Builder, y: Number, v: Value) -> Value:
     if isinstance(y, Value):
-        return b.order(y, v.axes)
-    z = b.concat([b.expand(b.order(x, v.axes), {PART: 1}) for x in y.values], PART)
+        return b.order(b.expand(y, v.sizes), v.axes)
+    parts = [b.order(b.expand(b.cast(x, "real"), v.sizes), v.axes) for x in y.values]
+    z = b.concat([b.expand(x, {PART: 1}) for x in parts], PART)
     return b.order(z, (*v.axes, PART))
 
 
