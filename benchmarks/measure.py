@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -52,9 +51,15 @@ def peak_memory(work: Callable[[], object]) -> float:
 
 
 def _report_peak(work: Callable[[], object], sender: Any) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak()
     work()
-    sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+    sender.send((_peak() - before) / 2**20)
+
+
+def _peak() -> int:
+    """The most KiB that this program has held (ru_maxrss would count what its parent held before it was started)."""
+    with open("/proc/self/status", encoding="ascii") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def machine() -> dict[str, str]:

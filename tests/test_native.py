@@ -216,6 +216,19 @@ def test_no_decay_is_too_strong(decay: float, form: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@mx.mixer
+def two_sided(f: "t h", g: "b t h", v: "b t v"):
+    return mx.toeplitz(f, anti=g) @ v
+
+
+@pytest.mark.parametrize("form", ["monarch", "fft"])
+def test_axes_that_only_share_a_name_are_told_apart(form: str, ways: str) -> None:
+    """The padded t of a transform is not the t of the signals."""
+    s = {"f": torch.randn(5, 2), "g": torch.randn(1, 5, 2), "v": torch.randn(1, 5, 2)}
+    ours, theirs = (mx.compile(two_sided, form=form, backend=b)(**s) for b in ("native", "eager"))
+    torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
     x = {n: torch.randn(1, 9, 2, 4).to(dtype) for n in "qkv"}

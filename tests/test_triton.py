@@ -1,4 +1,4 @@
-"""Generated kernels compute what the reference does, forward and backward, in Triton's interpreter; and they compile."""
+"""Generated kernels compute what the reference does, forward and backward, in Triton's interpreter."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Reader:
 
     where: Mapping[Value, Where]
     nest: Nest
-    fresh: Callable[[], str]
+    fresh: Callable[..., str]
     members: dict[Value, Term] = field(default_factory=dict)
     """what this very nest computes, at the place where it stands"""
     places: list[Index] = field(default_factory=list)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backends.triton.evaluate import Buffer, Evaluator
 from backends.triton.functions import HELPERS, needed
-from backends.triton.tile import Index, Tile, constant, scalar, word
+from backends.triton.tile import Index, constant, scalar, word
 from lowering.program import Value
 
 
@@ -65,15 +66,8 @@ class Grid:
         for i, a in reversed(list(enumerate(names))):
             n = self.counts[a]
             lines.append(f"i_{word(a)} = {left}" + (f" % {n}" if i else ""))
-            left = f"i_p // {_product(self.counts[x] for x in names[i:])}"
+            left = f"i_p // {math.prod(self.counts[x] for x in names[i:])}"
         return lines
-
-
-def _product(numbers: Sequence[int] | object) -> int:
-    n = 1
-    for m in numbers:  # type: ignore[attr-defined]
-        n *= m
-    return n
 
 
 def assembled(name: str, e: Evaluator, grid: Grid, writes: Sequence[Buffer], title: str, warps: int) -> Kernel:
@@ -97,10 +91,3 @@ def assembled(name: str, e: Evaluator, grid: Grid, writes: Sequence[Buffer], tit
 
 def _axes(v: Value) -> str:
     return " ".join(f"{a}:{n}" for a, n in v.sizes.items()) or "one number"
-
-
-def known(buffers: Mapping[Value, Buffer], v: Value) -> bool:
-    return v in buffers
-
-
-__all__ = ["Grid", "Kernel", "Setting", "Tile", "assembled"]

@@ -80,7 +80,7 @@ def prepare(
 def _check(device: torch.device) -> None:
     if device.type == "cpu" and not interpreted():
         raise BackendError(
-            "the triton backend runs on GPUs, but the tensors are on the CPU; move them there, or set TRITON_INTERPRET=1"
+            "the triton backend runs on GPUs, but the tensors are on the CPU: move them, or set TRITON_INTERPRET=1"
         )
 
 
@@ -161,7 +161,7 @@ def _library(v: Value, args: list[Tensor]) -> Tensor:
         if PART in x.axes:
             z = torch.view_as_complex(z.movedim(x.axes.index(PART), -1).contiguous())
         length = {} if op.which == "rfft" else {"n": op.n}
-        y = getattr(torch.fft, op.which)(z, dim=axes.index(op.axis), **length)
+        y: Tensor = getattr(torch.fft, op.which)(z, dim=axes.index(op.axis), **length)
         return y if op.which == "irfft" else torch.view_as_real(y)
     assert isinstance(op, p.Solve)
     lower, right = v.args

@@ -3,8 +3,9 @@
 lowering/decay.py builds the products of a segment's decays on a binary tree. The same products, level by level: between
 the halves of the blocks of 2m steps, a row carries what it spans since the middle, a column what is left up to it,
 
-    P_m[i] = Σ of the steps from the start of i's block of m, up to i        scores[i, s] += (x_i e^{P_m[i]}) · (y_s e^{Q_m[s]})
-    Q_m[s] = Σ of the steps after s, to the end of s's block of m                            if the blocks are two halves
+    P_m[i] = Σ of the steps from the start of i's block of m, up to i
+    Q_m[s] = Σ of the steps after s, to the end of s's block of m
+    scores[i, s] += (x_i e^{P_m[i]}) · (y_s e^{Q_m[s]})     if the blocks are two such halves
 
 so that every exponent is a sum of steps that the entry spans. A row that reads before its step leaves that step out.
 """

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from backends.triton import tile as t
 from backends.triton.evaluate import Buffer, Cut, Evaluator, Where
 from backends.triton.kernel import Grid, Kernel, Setting, assembled
+from backends.triton.products import whole
 from backends.triton.roots import Demands, demands, places, warps_of
-from backends.triton.sums import cumulated, fresh, looping, neutral_of, padded, running, whole
+from backends.triton.rules import RULES
+from backends.triton.sums import cumulated, fresh, looping, neutral_of, padded, running
 from backends.triton.tile import Dim, Index, Tile
 from backends.triton.writer import Writer
 from lowering import program as p
@@ -19,7 +21,7 @@ STEPS, LANES = 64, 32
 
 
 def _evaluator(setting: Setting, buffers: Mapping[Value, Buffer], roots: set[Value]) -> Evaluator:
-    e = Evaluator(Writer(setting.real, setting.dot), buffers)
+    e = Evaluator(Writer(setting.real, setting.dot), buffers, RULES)
     e.roots = roots
     return e
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from backends.triton import tile as t
 from backends.triton.evaluate import Buffer, Evaluator
 from backends.triton.kernel import Grid, Kernel, Setting, assembled
+from backends.triton.rules import RULES
 from backends.triton.sums import BLOCK, WHOLE, padded
 from backends.triton.tile import Dim, Index
 from backends.triton.writer import Writer
@@ -186,7 +187,7 @@ def signature(v: Value, wanted: Demands) -> tuple[tuple[str, int], ...]:
 
 def plain(name: str, roots: Sequence[Buffer], buffers: Mapping[Value, Buffer], setting: Setting, title: str) -> Kernel:
     """One kernel that stores all `roots`, which have the same grid."""
-    e = Evaluator(Writer(setting.real, setting.dot), buffers)
+    e = Evaluator(Writer(setting.real, setting.dot), buffers, RULES)
     e.roots = {b.value for b in roots}
     grid = Grid()
     largest = 1

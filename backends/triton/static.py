@@ -50,19 +50,22 @@ class Compiled:
 
     def row(self) -> list[str]:
         """The cells of a table."""
-        none = lambda x: "-" if x is None else str(x)  # noqa: E731
         tensor = " ".join(f"{n} {name}" for name, n in self.tensor.items()) or "-"
         share = "-" if self.occupancy is None else f"{self.occupancy:.0%}"
         return [
             self.kernel.name,
             str(self.kernel.programs),
             str(self.kernel.warps),
-            none(self.registers),
-            none(self.spills),
+            _shown(self.registers),
+            _shown(self.spills),
             f"{self.shared / 1024:.1f}",
             tensor,
             share,
         ]
+
+
+def _shown(x: int | None) -> str:
+    return "-" if x is None else str(x)
 
 
 HEAD = ["kernel", "programs", "warps", "registers", "spilled B", "shared KB", "tensor cores", "occupancy"]

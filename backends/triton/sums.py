@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from collections.abc import Iterator
 
 from backends.triton import tile as t
-from backends.triton.evaluate import RULES, Cut, Evaluator, Where, literal
+from backends.triton.evaluate import Cut, Evaluator, Rule, Where
+from backends.triton.products import LEAST, large, product, summed, whole
 from backends.triton.tile import Dim, Index, Tile
 from lowering import program as p
 from lowering.program import Value
-from mixer_ir.functions import Kind
 
 WHOLE = 128
 """the longest axis that a tile spans; longer ones are summed in blocks"""
 BLOCK = 64
 ENTRIES = 1 << 15
 """the most entries of a tile"""
-LEAST = 16
-"""the smallest side of a product on tensor cores"""
 
 
 def padded(n: int, least: int = 1) -> int:
@@ -112,17 +109,6 @@ def _check(v: Value, where: Where) -> None:
         raise Cut(v, "is asked for out of order")
 
 
-def whole(e: Evaluator, x: Tile, dims: tuple[Dim, ...]) -> Tile:
-    """x repeated along the dimensions that it lacks."""
-    if x.dims == dims and not x.literal:
-        return x
-    kind = {"real": e.w.real, "int": "tl.int64", "bool": "tl.int1"}[x.kind]
-    text = f"tl.full([], {x.text}, {kind})" if x.literal else x.over(dims)
-    shape = ", ".join(str(d.size) for d in dims)
-    text = f"tl.broadcast_to({text}, [{shape}])" if dims else text
-    return e.w.let(x.text if x.text.isidentifier() else "x", text, dims, depth=x.depth, kind=x.kind)
-
-
 def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
     assert isinstance(v.op, p.Contract)
     _check(v, where)
@@ -133,7 +119,7 @@ def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
     entries = 1
     for d in left | right:
         entries *= d.size
-    tensor = v.kind == "real" and not left & right and _large(left - right) and _large(right - left)
+    tensor = v.kind == "real" and not left & right and large(left - right) and large(right - left)
     most = WHOLE * 2 if tensor else max(min(ENTRIES // max(entries, 1), WHOLE * 8), 1)
     r = Range(e, v, sizes, where, most, LEAST if tensor else 1)
     if not r.sizes:
@@ -144,78 +130,6 @@ def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
         return product(e, r.masked(e.at(x, here)), r.masked(e.at(y, here)), r.dim, v.kind)
 
     return accumulated(e, r, v, term, "{} + {}", "0")
-
-
-def _large(dims: set[Dim]) -> bool:
-    n = 1
-    for d in dims:
-        n *= d.size
-    return n >= LEAST
-
-
-def product(e: Evaluator, x: Tile, y: Tile, over: Dim, kind: Kind) -> Tile:
-    """Σ x y along `over`: on tensor cores if both sides are large, else as a sum of products."""
-    rows = tuple(d for d in x.dims if d not in y.dims)
-    cols = tuple(d for d in y.dims if d not in x.dims)
-    shared = [d for d in x.dims if d in y.dims and d != over]
-    if kind != "real" or shared or not (_large(set(rows)) and _large(set(cols)) and over.size >= LEAST):
-        return summed(e, e.w.map("{} * {}", x, y, kind=kind), over, "sum")
-    if over not in x.dims or over not in y.dims:
-        both = t.joint(x, y)
-        x = whole(e, x, tuple(d for d in both if d == over or d in x.dims))
-        y = whole(e, y, tuple(d for d in both if d == over or d in y.dims))
-        return product(e, x, y, over, kind)
-    left, right = _matrix(e, x, (rows, (over,))), _matrix(e, y, ((over,), cols))
-    text = DOTS[e.w.dot].format(left, right) + (f".to({e.w.real})" if e.w.dot != "ieee" else "")
-    depth = max(x.depth, y.depth)
-    made = tuple(sorted((*rows, *cols)))
-    flat = (*rows, *cols)
-    plain = len(rows) == len(cols) == 1 and made == flat
-    result = e.w.let("b_dot", text, made if plain else (), depth=depth)
-    if plain:
-        return result
-    shape = ", ".join(str(d.size) for d in flat)
-    text = result.text if len(flat) == 2 else f"tl.reshape({result.text}, [{shape}])"
-    if flat != made:
-        text = f"tl.permute({text}, [{', '.join(str(flat.index(d)) for d in made)}])"
-    return e.w.let("b_dot", text, made, depth=depth, light=True)
-
-
-DOTS = {
-    "ieee": 'tl.dot({}, {}, input_precision="ieee")',
-    "tf32": 'tl.dot({}, {}, input_precision="tf32")',
-    "tf32x3": 'tl.dot({}, {}, input_precision="tf32x3")',
-    "bf16": "tl.dot({}.to(tl.bfloat16), {}.to(tl.bfloat16))",
-    "fp16": "tl.dot({}.to(tl.float16), {}.to(tl.float16))",
-}
-
-
-def _matrix(e: Evaluator, x: Tile, sides: tuple[tuple[Dim, ...], tuple[Dim, ...]]) -> str:
-    """x as a matrix: text of two dimensions."""
-    order = (*sides[0], *sides[1])
-    text = x.text if x.text.isidentifier() else f"({x.text})"
-    if order != x.dims:
-        text = f"tl.permute({text}, [{', '.join(str(x.dims.index(d)) for d in order)}])"
-    if len(order) > 2:
-        rows, cols = (_size(side) for side in sides)
-        text = f"tl.reshape({text}, [{rows}, {cols}])"
-    return text
-
-
-def _size(dims: Sequence[Dim]) -> int:
-    n = 1
-    for d in dims:
-        n *= d.size
-    return n
-
-
-def summed(e: Evaluator, x: Tile, over: Dim, fn: str) -> Tile:
-    """sum, max or min along one dimension."""
-    if over not in x.dims:
-        x = whole(e, x, tuple(sorted({*x.dims, over})))
-    dims = tuple(d for d in x.dims if d != over)
-    text = f"tl.{fn}({x.text}, axis={x.dims.index(over)})"
-    return e.w.let("b_" + fn, text, dims, depth=x.depth, kind=x.kind, light=True)
 
 
 def accumulated(e: Evaluator, r: Range, v: Value, term: Callable[[], Tile], form: str, neutral: str) -> Tile:
@@ -386,5 +300,4 @@ def _solve(e: Evaluator, v: Value, where: Where) -> Tile:
     return product(e, inverse, r, col, v.kind)
 
 
-RULES.update({p.Contract: _contract, p.Reduce: _reduce, p.Cumulate: _cumulate, p.Solve: _solve})
-__all__ = ["RULES", "literal"]
+SUMS: dict[type, Rule] = {p.Contract: _contract, p.Reduce: _reduce, p.Cumulate: _cumulate, p.Solve: _solve}
