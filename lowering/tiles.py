@@ -100,11 +100,12 @@ class Tiling:
 
 
 def scores(M: Matrix, b: Builder, parts: Mapping[str, Value], sizes: Mapping[str, int]) -> tuple[Value, Value | None]:
-    """The entries of a tiled matrix on one block and which of them are left; both with t and s."""
+    """The entries of a tiled matrix on one block, with every axis of what says which of them are left."""
     ctx = Context(rule=_plain, b=b, signals=parts, sizes=sizes, forms={}, stream=Stream(b))
     on = Grid(ctx, Span(0, sizes[TIME]), Span(0, sizes[SOURCE], SOURCE), None, ctx)
     value, kept = entries.bare(support.opened(M), on), support.left(M, on)
-    return on.full(value if value.differentiable else b.cast(value, "real")), kept
+    value = on.full(value if value.differentiable else b.cast(value, "real"))
+    return value if kept is None else b.expand(value, kept.sizes), kept
 
 
 def _plain(ctx: Context, e: Expr) -> Value:

@@ -1,4 +1,4 @@
-"""The documentation runs: every Python block of the README and of the quickstart, in order, each page in one namespace."""
+"""The documentation runs: every Python block of the README and the quickstart, in order, a page a namespace."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from lowering.lower import lower
 from lowering.program import Program
 from mixer_ir import matrix as m
 from mixer_ir import oracle
+from mixer_ir.expr import Signal
 from mixer_ir.matrix import Apply
 from tests.test_matrix_forms import (
     BIAS,
@@ -21,6 +22,7 @@ from tests.test_matrix_forms import (
     CROSSES,
     MATRICES,
     QK,
+    RESET,
     VS,
     C,
     V,
@@ -169,3 +171,14 @@ def test_a_masked_score_stays_masked_in_a_sum() -> None:
     )
     assert torch.equal(outside.triu(1), torch.zeros_like(outside))
     torch.testing.assert_close(outside, inside, rtol=0, atol=1e-15)
+
+
+def test_packed_pieces_may_differ_over_an_axis_that_scores_and_values_lack() -> None:
+    q, v = (Signal(name=n, axes=("t", "k")) for n in ("q_alone", "v_alone"))
+    M = m.Resets(of=m.Softmax(of=m.Causal(of=m.LowRank(q=q, k=q, over=("k",)))), reset=RESET)
+    assert RESET.axes == ("b", "t")
+    for form in ("flash", "dense"):
+        e = Apply(matrix=M, of=v)
+        data = data_of(e, 9)
+        assert_close(computed(e, data, form, 4), oracle.evaluate(e, data, axes_of(e)))
+        assert_gradients(e, data, form, 4)

@@ -56,7 +56,7 @@ class Evaluator:
         self.w = writer
         self.rules = rules
         self.buffers = buffers
-        self.bound: dict[Value, Callable[[Where], Tile]] = {}
+        self.bound: dict[Value, Callable[[Mapping[str, Index]], Tile]] = {}
         self.loaded: dict[Value, None] = {}
         self.memo: list[dict[Any, Tile]] = [{}]
         self.roots: set[Value] = set()
@@ -82,7 +82,8 @@ class Evaluator:
         rule = self.rules.get(type(v.op))
         if rule is None:
             raise Cut(v, "is computed by itself")
-        return rule(self, v, where)
+        made: Tile = rule(self, v, where)
+        return made
 
     def state(self) -> tuple[int, int]:
         """What to come back to if an attempt ends in a Cut."""

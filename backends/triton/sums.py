@@ -56,6 +56,8 @@ class Range:
         self.blocked = self.count > most
         if self.blocked and e.summing:
             raise Cut(v, "a loop inside a loop")
+        if self.blocked and most < LEAST and v not in e.roots:
+            raise Cut(v, "too many entries at once")
         size = min(BLOCK, padded(most)) if self.blocked else padded(self.count, least)
         self.dim = fresh("".join(t.word(a) for a in sizes) or "one", size, where)
         self.places: dict[str, Index] = {}

@@ -122,7 +122,8 @@ def joined(outer: Index, inner: Index, n: int) -> Index:
     if outer.of is not None and inner.of is not None and outer.of[:2] == inner.of[:2] and outer.of[1] == n:
         return outer.of[0]
     dims = joint(outer.tile, inner.tile)
-    text = f"{factor(outer.tile.over(dims))} * {n} + {inner.tile.over(dims)}" if n != 1 else outer.tile.over(dims)
+    scaled = factor(outer.tile.over(dims)) + (f" * {n}" if n != 1 else "")
+    text = scaled if inner.text == "0" else f"{scaled} + {inner.tile.over(dims)}"
     tile = Tile(text, dims, "int", max(outer.tile.depth, inner.tile.depth))
     low, high = outer.low * n + inner.low, outer.high * n + inner.high
     return Index(tile, low, high, parts=(outer, inner, n), moved=outer.moved or inner.moved)
