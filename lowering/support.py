@@ -102,15 +102,17 @@ ZERO_STAYS = ("neg", "sqrt", "abs", "sign", "tanh", "sin", "expm1", "log1p", "er
 def ahead(M: Matrix) -> Matrix | None:
     """The node for which rows need columns after them; None: M is causal by its structure."""
     match M:
-        case m.Diagonal() | m.Identity() | m.Semiseparable() | m.Causal() | m.Decay():
+        case m.Diagonal() | m.Identity() | m.Semiseparable():
             return None
+        case m.Causal(of=of) | m.Decay(of=of):
+            return shaped_ahead(of)
         case m.Toeplitz(anti=anti):
             return None if anti is None else M
         case m.Band(of=of, after=after):
-            return None if after is not None and after <= 0 else ahead(of)
+            return shaped_ahead(of) if after is not None and after <= 0 else ahead(of)
         case m.Softmax(of=of):
             masked = lookahead(of)
-            return None if masked is not None and masked <= 0 else M
+            return shaped_ahead(of) if masked is not None and masked <= 0 else M
         case m.Mask(of=of) | m.Normalize(of=of) | m.Resets(of=of) | m.Scale(of=of):
             return ahead(of)
         case m.Shift(of=of, by=by):
@@ -123,6 +125,19 @@ def ahead(M: Matrix) -> Matrix | None:
         case m.Entrywise(fn=fn, args=args) if fn in (*ZERO_STAYS, "add", "sub", "min", "max"):
             return next((a for a in map(ahead, args) if a is not None), None)
     return M
+
+
+def shaped_ahead(M: Matrix) -> Matrix | None:
+    """The node whose entries up to the diagonal depend on columns after it, as those of a full softmax do; or None."""
+    match M:
+        case m.Softmax() | m.Normalize() | m.Product():
+            return ahead(M)
+        case m.Shift(by=by) if by < 0:
+            return M
+        case m.Transpose() | m.Flip() if any(isinstance(x, m.Softmax | m.Normalize | m.Product) for x in walk(M)):
+            return M
+    below = (shaped_ahead(x) for x in M.children() if isinstance(x, Matrix))
+    return next((x for x in below if x is not None), None)
 
 
 def reach(M: Matrix, sizes: Mapping[str, int]) -> int | None:

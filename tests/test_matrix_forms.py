@@ -77,6 +77,7 @@ MATRICES: dict[str, Matrix] = {
     "softmax, decay": m.Softmax(of=m.Decay(of=QK, log=LOG)),
     "softmax, sum of masks": m.Softmax(of=m.Sum(terms=(m.Causal(of=QK), m.Band(of=QK, before=4, after=2)))),
     "softmax, causal plus bias": m.Softmax(of=m.Sum(terms=(m.Causal(of=QK), m.Dense(m=BIAS)))),
+    "causal part of a softmax": m.Causal(of=m.Softmax(of=QK)),
     "softmax, transposed": m.Softmax(of=m.Transpose(of=m.Causal(of=QK))),
     "softmax, flipped": m.Softmax(of=m.Flip(of=m.Decay(of=QK, log=LOG))),
     "softmax, shifted": m.Softmax(of=m.Shift(of=m.Causal(of=QK))),

@@ -53,6 +53,7 @@ NOT_STREAMED = {
     "band, both sides",
     "mask",
     "softmax",
+    "causal part of a softmax",
     "softmax, masked",
     "softmax, transposed",
     "softmax, flipped",
