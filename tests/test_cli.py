@@ -106,7 +106,6 @@ def test_plot(capsys, files, tmp_path, monkeypatch):
     [
         ("", "the following arguments are required: COMMAND"),
         ("lst", "invalid choice: 'lst'"),
-        ("kernels gla", "invalid choice: 'kernels'"),
         ("show", "the following arguments are required: NAME"),
         ("show gated_deltnet", "no mixer 'gated_deltnet'; did you mean 'gated_deltanet'?"),
         ("prove nothing", "no mixer 'nothing'"),

@@ -231,6 +231,6 @@ def test_without_a_gpu_the_backend_says_so() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
 def test_the_command_line_shows_kernels(target: str) -> None:
-    done = command("-m", "mixer_ir.cli", "kernels", "linear_attention", "--form", "chunked", "--target", target)
+    done = command("-m", "mixer_ir.cli", "kernels", "gla", "--form", "recurrent", "--target", target)
     assert done.returncode == 0, done.stderr
     assert "@triton.jit" in done.stdout and "registers" in done.stdout

@@ -68,8 +68,9 @@ class Evaluator:
         here = {a: where[a] for a in v.axes}
         key = (v, tuple(here.values()))
         for level in reversed(self.memo):
-            if key in level:
-                return level[key]
+            found: Tile | None = level.get(key)
+            if found is not None:
+                return found
         made = self._made(v, here)
         self.memo[min(made.depth, len(self.memo) - 1)][key] = made
         return made
