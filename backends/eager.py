@@ -7,15 +7,16 @@ one that it can follow; otherwise loops write their results where they end up.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 
-from backends.eager_cumulative import affine_scan, cumulate
+from backends.eager_cumulative import affine_scan, affine_scan_of_parts, cumulate, in_parts
 from backends.eager_entries import ENTRIES
-from backends.eager_loops import LOOPS
+from backends.eager_loops import LOOPS, body_of
 from backends.eager_setting import Setting
 from backends.eager_sums import SUMS
 from backends.plan import Call, Run, check_shape, given, plan
@@ -87,9 +88,15 @@ def followed(x: torch.Tensor) -> bool:
 def planned(program: Program, setting: Setting) -> Run:
     """The program's run under one setting."""
 
+    apart: set[Value] = set()  # concatenations that are never written
+
     def spell(v: Value) -> Call:
         if isinstance(v.op, p.Scan | p.Region):
-            return LOOPS[type(v.op)](v, setting, planned(v.op.body, setting))
+            return LOOPS[type(v.op)](v, setting, planned(body_of(v.op, setting), setting))
+        if v in apart:
+            return lambda *parts: parts
+        if isinstance(v.op, p.AffineScan) and v.args[1] in apart:
+            return affine_scan_of_parts(v, setting)
         return OPERATIONS[type(v.op)](v, setting)
 
     known: dict[Value, Any] = {}
@@ -98,6 +105,8 @@ def planned(program: Program, setting: Setting) -> Run:
         if foldable and torch.Size(v.shape).numel() <= FOLDED:
             known[v] = spell(v)(*(known[a] for a in v.args))
     read = {a for v in program.order if v not in known for a in v.args} | set(program.outputs)
+    used = Counter([*program.outputs, *(a for v in program.order for a in v.args)])
+    apart |= {v.args[1] for v in program.order if in_parts(v, setting) and used[v.args[1]] == 1} - set(known)
     run = plan(program, spell, {v: x for v, x in known.items() if v in read})
     constant = [i for i, v in enumerate(program.outputs) if v in known]
     return _copying(run, constant) if constant else run

@@ -7,7 +7,7 @@ where it ends up, is faster as soon as a step holds some hundred entries.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -79,12 +79,10 @@ def _stepwise(op: p.Cumulate, at: int, n: int, start: float) -> Call:
 def affine_scan(v: Value, setting: Setting) -> Call:
     """One step after the other where a step is large; else in chunks, all chunks at once."""
     op, (a, x) = op_of(v, p.AffineScan), v.args
-    at, n = v.axes.index(op.axis), v.size(op.axis)
-    axes = (op.axis, *v.axes[:at], *v.axes[at + 1 :])
+    at, axes = v.axes.index(op.axis), _step_first(v)
     shape = tuple(v.size(axis) for axis in axes)
     as_a, as_x = view(a.axes, axes), view(x.axes, axes)
-    small = math.prod(shape[1:]) < 4096 or setting.device.type != "cpu"
-    chunk = 1 << (n.bit_length() // 2) if small and n >= 64 and not setting.recorded else n
+    n, chunk = shape[0], _chunk(v, setting)
 
     def scanned(factor: Tensor, term: Tensor) -> Tensor:
         factor, term = (factor if as_a is None else as_a(factor)), (term if as_x is None else as_x(term))
@@ -98,16 +96,52 @@ def affine_scan(v: Value, setting: Setting) -> Call:
         if setting.recorded:
             return _recorded(factor, term, shape)
         y = None if chunk == n else _chunked(factor, term, shape, chunk)
-        return _in_order(factor, term, shape) if y is None else y
+        return _in_order(factor.unbind(0), term.unbind(0), shape) if y is None else y
 
     return scanned
 
 
-def _in_order(factor: Tensor, term: Tensor, shape: tuple[int, ...]) -> Tensor:
-    y = torch.empty(shape, dtype=term.dtype, device=term.device)
+def _step_first(v: Value) -> tuple[str, ...]:
+    axis = op_of(v, p.AffineScan).axis
+    return (axis, *(a for a in v.axes if a != axis))
+
+
+def _chunk(v: Value, setting: Setting) -> int:
+    """How many steps are done one after the other."""
+    n, *rest = (v.size(axis) for axis in _step_first(v))
+    small = math.prod(rest) < 4096 or setting.device.type != "cpu"
+    return 1 << (n.bit_length() // 2) if small and n >= 64 and not setting.recorded else n
+
+
+def in_parts(v: Value, setting: Setting) -> bool:
+    """Whether the terms of this affine scan may come as the parts of a concatenation, which is never written then."""
+    op = v.op
+    if not isinstance(op, p.AffineScan) or op.reverse or setting.recorded or _chunk(v, setting) < v.size(op.axis):
+        return False
+    terms = v.args[1]
+    return isinstance(terms.op, p.Concat) and terms.op.axis == op.axis
+
+
+def affine_scan_of_parts(v: Value, setting: Setting) -> Call:
+    """One step after the other; the terms are a tuple of arrays, one after the other along the axis."""
+    a, x = v.args
+    at, axes = v.axes.index(op_of(v, p.AffineScan).axis), _step_first(v)
+    shape = tuple(v.size(axis) for axis in axes)
+    as_a, as_x = view(a.axes, axes), view(x.axes, axes)
+
+    def scanned(factor: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+        factor = factor if as_a is None else as_a(factor)
+        terms = [term for part in parts for term in (part if as_x is None else as_x(part)).unbind(0)]
+        return _in_order(factor.unbind(0), terms, shape).movedim(0, at)
+
+    return scanned
+
+
+def _in_order(factors: Sequence[Tensor], terms: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+    y = torch.empty(shape, dtype=terms[0].dtype, device=terms[0].device)
     places = y.unbind(0)
-    h = places[0].copy_(term[0])
-    for a, x, here in zip(factor.unbind(0)[1:], term.unbind(0)[1:], places[1:], strict=True):
+    h = places[0].copy_(terms[0])
+    for a, x, here in zip(factors[1:], terms[1:], places[1:], strict=True):
         h = torch.addcmul(x, a, h, out=here)
     return y
 

@@ -17,7 +17,7 @@ from backends.plan import Call, check_shape, given, plan
 from backends.uniform import uniform
 from lowering import program as p
 from lowering.program import Program, Value
-from mixer_ir.functions import number
+from mixer_ir.functions import number, part
 
 S: TypeAlias = Any
 """the module sympy, opened when a program is prepared"""
@@ -104,8 +104,8 @@ MAPS: dict[str, Callable[..., Any]] = {
     "and": lambda s, x, y: s.And(x, y),
     "or": lambda s, x, y: s.Or(x, y),
     "not": lambda s, x: s.Not(x),
-    "real": lambda s, x: s.re(x),
-    "imag": lambda s, x: s.im(x),
+    "real": lambda s, x: part(s, x, "re"),
+    "imag": lambda s, x: part(s, x, "im"),
     "conj": lambda s, x: s.conjugate(x),
     "complex": lambda s, x, y: x + s.I * y,
     "mod": lambda s, x, y: s.Mod(x, y),
@@ -144,7 +144,7 @@ def cast(v: Value, s: S) -> Call:
     if source == "bool":
         return lambda x: each(lambda e: _where(s, e, s.Integer(1), s.Integer(0)), x)
     if source == "complex":
-        return lambda x: each(s.re, x)
+        return lambda x: each(lambda e: part(s, e, "re"), x)
     if kind == "int":
         return lambda x: each(lambda e: s.sign(e) * s.floor(s.Abs(e)), x)
     return lambda x: x
@@ -245,7 +245,7 @@ def transform(v: Value, s: S) -> Call:
 
     def transformed(x: Array) -> Array:
         made = np.tensordot(roots, x, axes=(1, at))
-        made = each(s.re, made) if op.which == "irfft" else made
+        made = each(lambda e: part(s, e, "re"), made) if op.which == "irfft" else made
         return np.moveaxis(made, 0, at)
 
     return transformed

@@ -167,7 +167,8 @@ def _region(b: Builder, v: Value, cts: Sequence[Value | None], cotangents: Cotan
     op = op_of(v, p.Region)
     assert op.adjoint is not None
     given = [zeros(b, y) if ct is None else ct for y, ct in zip(op.body.outputs, cts, strict=True) if y.differentiable]
-    made = iter(b.inline(op.adjoint, dict(zip(op.adjoint.input_names, (*v.args, *given), strict=True))))
+    back = op.adjoint if isinstance(op.adjoint, Program) else op.adjoint(op.body)
+    made = iter(b.inline(back, dict(zip(back.input_names, (*v.args, *given), strict=True))))
     return [next(made) if a.differentiable else None for a in v.args]
 
 

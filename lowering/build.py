@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from lowering import program as p
-from lowering.program import Program, Shape, Value
+from lowering.program import AdjointRule, Program, Shape, Value
 from mixer_ir.expr import Axes, Number, without
 from mixer_ir.functions import FUNCTIONS, WIDTH, Kind, result_kind
 
@@ -294,7 +294,9 @@ class Builder:
         picked = self.picks(op, (*carries, *steps, *constants))
         return picked[: len(new)], picked[len(new) :]
 
-    def region(self, label: str, body: Program, args: Sequence[Value], adjoint: Program | None = None) -> list[Value]:
+    def region(
+        self, label: str, body: Program, args: Sequence[Value], adjoint: Program | AdjointRule | None = None
+    ) -> list[Value]:
         """The results of `body` on `args`, kept together under a label."""
         return self.picks(p.Region(label, body, adjoint), tuple(args))
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lowering.blocks import Blocks
 from lowering.build import Builder
-from lowering.decay import CHUNK, STEP, Blocks, Span
+from lowering.decay import CHUNK, STEP, Span
 from lowering.lines import Affine, Line, left_by
 from lowering.parts import KEY, RANK, ROW, VALUE, Options, Parts, as_state, zero_state
 from lowering.program import Value

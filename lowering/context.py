@@ -9,7 +9,7 @@ from lowering.build import Builder
 from lowering.program import Program, Shape, Value
 from lowering.stream import StateType, Stream
 from mixer_ir.errors import AxisError
-from mixer_ir.expr import SOURCE, TIME, Axes, Expr, Rename, Signal
+from mixer_ir.expr import SOURCE, TIME, Axes, Expr, Join, Rename, Signal
 from mixer_ir.functions import Kind
 from mixer_ir.node import Node, walk
 from mixer_ir.process import Process, Read, State
@@ -108,11 +108,13 @@ class Context:
 
 
 def sizes_of(root: Node, signals: Mapping[str, SignalType]) -> dict[str, int]:
-    """The size of every axis: those of the signals, then those that a renaming makes."""
+    """The size of every axis: those of the signals, then those that renaming and joining make."""
     sizes = {axis: n for s in signals.values() for axis, n in zip(s.axes, s.shape, strict=True)}
     for here in walk(root):
         if isinstance(here, Rename) and here.old in sizes:
             sizes.setdefault(here.new, sizes[here.old])
+        if isinstance(here, Join):
+            sizes.setdefault(here.axis, sum(sizes[a] if a else 1 for a in here.along))
     if TIME in sizes:
         sizes.setdefault(SOURCE, sizes[TIME])
     return sizes

@@ -10,6 +10,7 @@ from typing import assert_never
 from lowering import program as p
 from lowering.profile import Profile, on_curve
 from lowering.program import Program, Value
+from lowering.stretch import HELD
 
 SPECIAL = frozenset(
     {
@@ -29,6 +30,10 @@ SPECIAL = frozenset(
         "floordiv",
     }
 )
+NEAR = 1.5
+"""how much faster entries are that stay in a cache; the rates are those of arrays that do not"""
+APART = 16.0
+"""how much longer a byte takes that is gathered: each matrix of a batch is, whose entries do not lie side by side"""
 BYTES_PER_REAL = {"bool": 0.25, "int": 2.0, "real": 1.0, "complex": 2.0}
 """the size of a number in units of a real one (single precision)"""
 
@@ -129,8 +134,10 @@ def operation_cost(value: Value, profile: Profile) -> Cost:
         case p.Merge() | p.Pad() | p.Concat() | p.Flip() | p.Iota() | p.Cast():
             return Cost(0, moved, 1, profile.operation + moved / profile.copy)
         case p.Map(fn=fn):
-            rate = profile.special if fn in SPECIAL else profile.entrywise
-            return Cost(n * wide, moved, 1, profile.operation + n * wide / rate)
+            near = NEAR if n <= HELD and profile.held is None else 1.0
+            rate = profile.special if fn in SPECIAL else profile.entrywise * near
+            padded = n * wide / profile.padded * any(_is_padded(a) for a in value.args)
+            return Cost(n * wide, moved, 1, profile.operation + n * wide / rate + padded)
         case p.Contract():
             return _contract(value, profile)
         case p.Reduce():
@@ -165,6 +172,12 @@ def body_cost(body: Program, profile: Profile) -> Cost:
     return cost(body, profile)
 
 
+def _is_padded(value: Value) -> bool:
+    while is_view(value) and value.args:
+        value = value.args[0]
+    return isinstance(value.op, p.Pad)
+
+
 def _contract(value: Value, profile: Profile) -> Cost:
     """As matrix products: axes of the left alone (m), of the right alone (n), summed (k), of both (batch)."""
     op, (x, y) = value.op, value.args
@@ -173,6 +186,16 @@ def _contract(value: Value, profile: Profile) -> Cost:
     m = prod(s for a, s in x.sizes.items() if a not in y.axes)
     n = prod(s for a, s in y.sizes.items() if a not in x.axes)
     flops = 2.0 * _entries(value) * k * (4 if value.kind == "complex" else 1)
+    work = flops * (profile.complex / 4 if value.kind == "complex" else 1)
     moved = _moved(value, profile)
-    seconds = flops / on_curve(profile.matmul, min(m, n, k)) + moved / profile.copy
-    return Cost(flops, moved, 1, profile.operation + seconds)
+    seconds = work / on_curve(profile.matmul, min(m, n, k)) + moved / profile.copy
+    batch = tuple(a for a in value.axes if a in x.axes and a in y.axes)
+    scattered = [z for z in (x, y) if min(m, n) > 1 and _innermost(z) in batch]
+    each = profile.operation * prod(value.size(a) for a in batch)
+    apart = sum(each + APART * _bytes(z, profile) / profile.copy for z in scattered)
+    return Cost(flops, moved, 1, profile.operation + seconds + apart)
+
+
+def _innermost(value: Value) -> str | None:
+    """The axis along which entries lie side by side."""
+    return next((a for a in reversed(value.axes) if value.size(a) > 1), None)

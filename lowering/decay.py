@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lowering.build import Builder, program
-from lowering.parts import KEY, RANK, ROW, Parts
+from lowering.build import Builder
+from lowering.parts import EACH, KEY, ROW
 from lowering.program import Value
-from lowering.segment import READER, WRITER, Column, Row, inputs, queries
+from lowering.segment import Column, Row
 
 STEP, SOURCE, CHUNK, SOURCE_RANK = "_i", "_s", "_c", "_p"
 """Step inside a segment as a row and as a column, the segments, the pairs of a low rank as columns."""
@@ -30,7 +30,7 @@ BLOCK, HALF = "_n", "_h"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The product of consecutive transitions: exp(value), value, or a matrix (`_l`, `_k`).
+    """The product of consecutive transitions: exp(value), value, or a matrix (`_l`, `_k`), as in Parts.dense.
 
     A value without the axis `_n` (blocks) is the same for all blocks of its size.
     """
@@ -58,15 +58,33 @@ class Span:
 
     def enter(self, b: Builder, x: Value) -> Value:
         """xᵀ Φ for rows x."""
-        if self.rule == "dense":
+        if self.rule != "dense":
+            return b.mul(x, self.factor(b))
+        n = self.value.size(KEY)
+        if x.size(KEY) == n and EACH not in self.value.axes:
             return b.contract(b.rename(x, KEY, ROW), self.value, (ROW,))
-        return b.mul(x, self.factor(b))
+        made = b.contract(b.split(x, KEY, ROW, EACH, x.size(KEY) // n), self.value, (ROW,))
+        return b.merge(made, KEY, EACH, KEY)
 
     def leave(self, b: Builder, y: Value) -> Value:
         """Φ y for columns y."""
-        if self.rule == "dense":
+        if self.rule != "dense":
+            return b.mul(y, self.factor(b))
+        n = self.value.size(KEY)
+        if y.size(KEY) == n and EACH not in self.value.axes:
             return b.rename(b.contract(self.value, y, (KEY,)), ROW, KEY)
-        return b.mul(y, self.factor(b))
+        made = b.contract(self.value, b.split(y, KEY, KEY, EACH, y.size(KEY) // n), (KEY,))
+        return b.merge(made, ROW, EACH, KEY)
+
+    def matrix(self, b: Builder, n: int) -> Value:
+        """The map as an array with `_l` and `_k`, both of size n."""
+        if self.rule != "dense":
+            return b.where(b.map("eq", b.iota(ROW, n), b.iota(KEY, n)), self.factor(b), 0.0)
+        major = self.value.size(KEY)
+        if major == n and EACH not in self.value.axes:
+            return self.value
+        same = b.map("eq", b.iota(EACH, n // major), b.iota("_m", n // major))
+        return b.merge(b.merge(b.where(same, self.value, 0.0), ROW, EACH, ROW), KEY, "_m", KEY)
 
     def half(self, b: Builder, i: int) -> Span:
         """The left or right halves, where blocks are paired along `_h`."""
@@ -130,50 +148,6 @@ def tree(
         leaving={col: b.rename(b.slice(_single(b, y), STEP, 0, length), STEP, SOURCE) for col, y in ys.items()},
         whole=replace(step, value=_single(b, step.value)),
         scores={pair: _cropped(b, s, length) for pair, s in scores.items()},
-    )
-
-
-def products(
-    b: Builder,
-    step: Span,
-    length: int,
-    rows: Mapping[Row, Value],
-    columns: Mapping[Column, Value],
-    pairs: Sequence[tuple[Row, Column]],
-) -> Tree:
-    """The tree of logarithms as a region `decay` of the program, which a backend may spell otherwise.
-
-    Its inputs are `step`, `row:<name>` (or `row:<name>:before`) and `column:<name>`; its results `entering <row>`,
-    `leaving <column>`, `whole` and `scores <row> <column>`, where a row and a column are named as among the inputs.
-    """
-    inner = Builder()
-    row_names = {row: f"row:{row.name}" + (":before" if row.before else "") for row in rows}
-    column_names = {column: f"column:{column.name}" for column in columns}
-    args = {"step": step.value}
-    args |= {row_names[row]: x for row, x in rows.items()} | {column_names[col]: y for col, y in columns.items()}
-    given = {name: inner.input(name, x.axes, x.shape, x.kind) for name, x in args.items()}
-    grown = tree(
-        inner,
-        replace(step, value=given["step"]),
-        length,
-        {row: given[name] for row, name in row_names.items()},
-        {column: given[name] for column, name in column_names.items()},
-        pairs,
-    )
-    made = {f"entering {row_names[row]}": x for row, x in grown.entering.items()}
-    made |= {f"leaving {column_names[column]}": y for column, y in grown.leaving.items()}
-    made["whole"] = grown.whole.value
-    known = {pair: s for pair, s in grown.scores.items() if s is not None}
-    made |= {f"scores {row_names[row]} {column_names[column]}": s for (row, column), s in known.items()}
-    results = dict(zip(made, b.region("decay", program(made, list(given.values())), list(args.values())), strict=True))
-    return Tree(
-        entering={row: results[f"entering {name}"] for row, name in row_names.items()},
-        leaving={column: results[f"leaving {name}"] for column, name in column_names.items()},
-        whole=replace(step, value=results["whole"]),
-        scores={
-            pair: results[f"scores {row_names[pair[0]]} {column_names[pair[1]]}"] if pair in known else None
-            for pair in pairs
-        },
     )
 
 
@@ -259,82 +233,3 @@ def scalars(b: Builder, step: Span, length: int) -> Tree:
         whole=replace(step, value=whole),
         scores={(Row("", before), Column("")): b.delay(late, STEP, int(before)) for before in (False, True)},
     )
-
-
-class Blocks:
-    """The blocks of the segment formula as arrays, for all segments of one length at once.
-
-    parts    arrays along `_c` (segments; absent where all are alike) and `_i` (steps), rows and columns by name:
-    Entering (… `_i` `_k`), Scores (… `_i` `_s`), Leaving (… `_s` `_k`); rows of a low rank also have `_r`, its
-    columns `_p`. A block that is zero is None; a Whole that is the identity is None.
-    """
-
-    def __init__(self, b: Builder, parts: Parts) -> None:
-        self.b, self.parts, self.length = b, parts, parts.steps
-        self.rows = dict(
-            zip(queries(tuple(q.before for q in parts.queries)), (q.vector for q in parts.queries), strict=True)
-        )
-        names = inputs(len(parts.inputs))
-        self.columns = dict(zip(names, (k for k, _ in parts.inputs), strict=True))
-        self.values = dict(zip(names, (v for _, v in parts.inputs), strict=True))
-        if parts.low_rank:
-            a, reader = parts.low_rank
-            self.rows[READER] = reader
-            if parts.shared is None:
-                self.columns[WRITER] = b.rename(a, RANK, SOURCE_RANK)
-        self.pairs = [(row, col) for row in self.rows for col in self.columns]
-        self._tree = self._grown()
-
-    def _grown(self) -> Tree | None:
-        """The products; those of a scalar decay stand by themselves, and without any decay there are none."""
-        b, parts = self.b, self.parts
-        if parts.dense is not None:
-            step = Span(parts.dense, "dense")
-        elif parts.decay is not None:
-            step = Span(parts.decay, "log" if parts.logs else "factor")
-        else:
-            return None
-        if not self.scalar:
-            named = products if step.rule == "log" else tree
-            return named(b, step, self.length, self.rows, self.columns, self.pairs)
-        return scalars(b, step, self.length)
-
-    @property
-    def scalar(self) -> bool:
-        return self.parts.decay is not None and KEY not in self.parts.decay.axes
-
-    def entering(self, row: Row) -> Value:
-        x = self.b.expand(self.rows[row], {STEP: self.length})
-        if self._tree is None:
-            return x
-        return self.b.mul(x, self._tree.entering[Row("", row.before)]) if self.scalar else self._tree.entering[row]
-
-    def leaving(self, column: Column) -> Value:
-        y = self.b.rename(self.b.expand(self.columns[column], {STEP: self.length}), STEP, SOURCE)
-        if self._tree is None:
-            return y
-        return self.b.mul(y, self._tree.leaving[Column("")]) if self.scalar else self._tree.leaving[column]
-
-    def scores(self, row: Row, column: Column) -> Value | None:
-        """L_xy; None if there are no steps before a row."""
-        b = self.b
-        if row.before and self.length == 1:
-            return None
-        if self._tree is not None and not self.scalar:
-            return self._tree.scores[row, column]
-        x, y = b.expand(self.rows[row], {STEP: self.length}), b.expand(self.columns[column], {STEP: self.length})
-        plain = b.contract(x, b.rename(y, STEP, SOURCE), (KEY,))
-        if self._tree is not None:
-            decayed = self._tree.scores[Row("", row.before), Column("")]
-            assert decayed is not None
-            return b.mul(plain, decayed)
-        compare = "lt" if row.before else "le"
-        seen = b.map(compare, b.iota(SOURCE, self.length), b.iota(STEP, self.length))
-        return b.where(seen, plain, 0.0)
-
-    @property
-    def whole(self) -> Span | None:
-        return None if self._tree is None else self._tree.whole
-
-    def given(self, column: Column) -> Value:
-        return self.b.expand(self.values[column], {STEP: self.length})

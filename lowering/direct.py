@@ -25,10 +25,16 @@ def convolved(b: Builder, f: Filter) -> Value:
     n = f.reaches
     past = min(f.h.size(LAG), n) - 1
     ahead = 0 if f.anti is None else min(f.anti.size(LAG), n) - 1
-    v = b.pad(f.v, TIME, past, max(n - f.v.size(TIME), 0) + ahead)
+    beyond = max(n - f.v.size(TIME), 0) + ahead
+    v = b.pad(f.v, TIME, past, beyond)
+    pieces = None if f.pieces is None else b.pad(f.pieces, TIME, past, beyond, -1)
 
     def seen(lag: int) -> Value:
-        return b.slice(v, TIME, past - lag, past - lag + n)
+        here = b.slice(v, TIME, past - lag, past - lag + n)
+        if pieces is None:
+            return here
+        at = [b.slice(pieces, TIME, past - m, past - m + n) for m in (0, lag)]
+        return b.where(b.map("eq", *at), here, b.cast(b.const(0), here.kind))
 
     terms = [b.mul(b.at(f.h, LAG, lag), seen(lag)) for lag in range(past + 1)]
     if f.anti is not None:

@@ -143,6 +143,8 @@ def decay(M: m.Decay, on: Grid) -> Value:
     given = M.log if M.log is not None else M.factor
     if given is None:
         raise DeclarationError("a decay needs its log or its factor")
+    if on.cross:
+        on.ctx.stream.refuse("a decay of cross mixing multiplies up the steps from the position of each key on")
     steps = on.steps()
     low = steps.low
     a = on.timeline(given, steps)
@@ -182,6 +184,8 @@ def shifted(of: Matrix, by: int, on: Grid) -> Value:
     b = on.b
     if not on.ctx.stream.active:
         return b.delay(on.full(entries(of, on)), TIME, by)
+    if on.cross:
+        on.ctx.stream.refuse("a shifted matrix of cross mixing has rows of earlier steps")
     first = on.cols.low if on.cols.axis == TIME else 0
     rows = Span(max(on.rows.low - by, first), max(on.rows.high - by, first), TIME, True)
     earlier = on.over(rows, on.cols)
@@ -193,6 +197,8 @@ def product(factors: tuple[Matrix, ...], on: Grid) -> Value:
     b = on.b
     across = [not isinstance(f, m.Diagonal) and support.has_source(f) for f in factors]
     turn = across.index(True) if on.cross and True in across else len(factors) - 1
+    if on.cross and any(not isinstance(f, m.Diagonal | m.Identity) for f in factors[:turn]):
+        on.ctx.stream.refuse("a product mixes along t before it mixes across from s")
     inside = on.cols if not on.cross else on.rows
     total: Value | None = None
     for i, factor in enumerate(factors):

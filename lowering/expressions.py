@@ -61,7 +61,8 @@ def evaluate(ctx: Context, e: Expr) -> Value:
             return b.take(of(table), axis, of(index))
         case x.Join(parts=parts, along=along, axis=axis):
             pairs = zip(parts, along, strict=True)
-            return b.concat([b.rename(ctx.filled(of(p), (a,)), a, axis) for p, a in pairs], axis)
+            named = [b.rename(ctx.filled(of(p), (a,)), a, axis) if a else b.expand(of(p), {axis: 1}) for p, a in pairs]
+            return b.concat(named, axis)
         case x.Detach(of=part):
             return b.detach(of(part))
         case Apply():

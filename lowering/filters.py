@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lowering.build import Builder
 from lowering.grid import Grid
 from lowering.program import Value
 from mixer_ir.errors import FormError
 from mixer_ir.expr import SOURCE, TIME, Expr
-from mixer_ir.matrix import Apply, Circulant, Toeplitz
+from mixer_ir.matrix import Apply, Circulant, Resets, Toeplitz
 
 LAG = "_lag"
 
@@ -20,6 +20,7 @@ class Filter:
 
     v        the signal along t        h, anti   the filter's lags along `_lag`
     circular v and h wrap around       first     a position, or a value where a stream says where it is
+    pieces   the number of the packed piece at each of v's positions: nothing passes from one to another
     """
 
     v: Value
@@ -28,6 +29,7 @@ class Filter:
     circular: bool
     first: int | Value
     length: int
+    pieces: Value | None = None
 
     @property
     def reaches(self) -> int:
@@ -49,6 +51,11 @@ def filter_of(e: Apply, on: Grid, form: str) -> Filter:
     b = on.b
     v = b.rename(b.expand(on.col(e.of), {SOURCE: on.cols.size}), SOURCE, TIME)
     match e.matrix:
+        case Resets(of=of, reset=reset) if form == "direct":
+            inner = on.within(reset)
+            found = filter_of(Apply(matrix=of, of=e.of), inner, form)
+            pieces = [b.rename(columns, SOURCE, TIME) for _, columns in inner.piece_pairs()]
+            return replace(found, pieces=pieces[-1])
         case Circulant(h=h):
             n = on.rows.size
             return Filter(folded(b, v, n), b.slice(_taps(on, h, TIME), LAG, 0, n), None, True, 0, n)

@@ -151,6 +151,8 @@ class Grid:
             return self.col(e)
         if self.square or self.cross:
             return self.ctx.of(e)
+        if TIME in e.axes and (self.rows.low, self.rows.high) != (0, self.ctx.length) and isinstance(e, x.Signal):
+            self.ctx.stream.refuse(f"earlier rows of {e.name}, with axes ({' '.join(e.axes)}), would have to be kept")
         match e:
             case x.Signal():
                 return self._aligned(self.ctx.of(e))
@@ -176,8 +178,9 @@ class Grid:
     # ------------------------------------------------------------------ positions
 
     def t(self) -> Value:
-        """The position of every row."""
-        return self.b.add(self.b.iota(TIME, self.rows.size), self.rows.low)
+        """The position of every row; beside the keys of cross mixing, all of which are there, from the beginning."""
+        here = self.b.add(self.b.iota(TIME, self.rows.size), self.rows.low)
+        return self.b.add(here, self.start()) if self.cross and self.rows.axis == TIME else here
 
     def s(self) -> Value:
         """The position of every column."""

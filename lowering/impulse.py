@@ -80,7 +80,9 @@ def _lags(b: Builder, parts: Parts, q: Value, y: Value, first: int) -> Value:
 
 
 def _step(b: Builder, parts: Parts) -> Span | None:
-    if parts.dense is not None or parts.low_rank is not None:
+    if parts.dense is not None and parts.low_rank is None:
+        return Span(parts.dense, "dense")
+    if parts.low_rank is not None:
         return Span(transition(b, parts), "dense")
     if parts.decay is None:
         return None

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
+from lowering.blocks import Blocks
 from lowering.build import Builder
-from lowering.decay import SOURCE, SOURCE_RANK, STEP, Blocks, Span
+from lowering.decay import SOURCE, SOURCE_RANK, STEP, Span
 from lowering.parts import KEY, RANK, ROW, VALUE
 from lowering.program import Value
 from lowering.segment import Block, Dot, Entering, Given, Incoming, Leaving, Plus, Resolve, Scores, Term, Whole
@@ -142,10 +143,10 @@ class Affine:
         match slope:
             case Value():
                 return slope
-            case Span(rule="dense", value=value):
-                return value
+            case Span():
+                return slope.matrix(b, sizes[KEY])
         eye = b.map("eq", b.iota(ROW, sizes[KEY]), b.iota(KEY, sizes[KEY]))
-        return b.where(eye, 1.0 if isinstance(slope, Same) else slope.factor(b), 0.0)
+        return b.where(eye, 1.0, 0.0)
 
 
 def _as_source(b: Builder, x: Value) -> Value:

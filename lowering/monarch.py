@@ -1,7 +1,8 @@
 """The form `monarch`: Fourier transforms as products with two block-diagonal matrices, for hardware that multiplies.
 
 A transform of length n = n₁ n₂ is one of length n₁ along the columns of an n₁ × n₂ grid, a twist, and one of length n₂
-along its rows; each is a matrix product, or again two of them.
+along its rows; each is a matrix product, or again two of them. The columns' frequencies are the inner part of the
+result's index: an inverse transform takes that as its rows, so that in a convolution nothing is moved between the two.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ def _transform(b: Builder, x: Value, axis: str, sign: int, depth: int) -> Value:
     if rows == 1:
         return _chirped(b, x, axis, sign, depth)
     outer, inner = f"_a{depth}", f"_b{depth}"
+    if sign > 0:
+        outer, inner, rows = inner, outer, n // rows
     grid = _transform(b, b.split(x, axis, outer, inner, n // rows), outer, sign, depth + 1)
     turns = b.mul(b.iota(outer, rows), b.iota(inner, n // rows))
     twisted = b.mul(grid, turn(b, turns, sign, n))

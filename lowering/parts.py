@@ -10,8 +10,9 @@ from lowering.program import Map, Value
 from mixer_ir.expr import TIME, Axes, union, without
 from mixer_ir.functions import WIDTH, Kind
 
-KEY, ROW, VALUE, RANK = "_k", "_l", "_v", "_r"
-"""The merged contracted axes, the row axis of a dense transition, the merged value axes, the pairs of a low rank."""
+KEY, ROW, VALUE, RANK, EACH = "_k", "_l", "_v", "_r", "_e"
+"""The merged contracted axes, the row axis of a dense transition, the merged value axes, the pairs of a low rank, and
+what a dense transition along the major part of `_k` leaves alone: the minor part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,11 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """S_t = A_t S_{t−1} + Σ_j k_j,t v_j,tᵀ with A_t = diag(α_t) + Σ_r a_r,t b_r,tᵀ or dense, and what is read of it.
+    """S_t = A_t S_{t−1} + Σ_j k_j,t v_j,tᵀ with A_t = diag(α_t) + Σ_r a_r,t b_r,tᵀ, and what is read of it.
 
-    decay     α_t, or log α_t with `logs`; without `_k` a scalar; None is the identity (or A_t is `dense`)
-    dense     A_t with the axes `_l` (new state) and `_k` (old state)
+    decay     α_t, or log α_t with `logs`; without `_k` a scalar; None is the identity (or there is `dense`)
+    dense     in the place of diag(α_t) a matrix with the axes `_l` (new state) and `_k` (old state); where it is
+              smaller than the state's `_k` it acts along the major part: D ⊗ I, or with `_e` one D for each of the rest
     low_rank  (a, b), with the axis `_r` if there is more than one pair
     inputs    (key, value) pairs: a key has `_k` (if there is one), a value has `_v` (if there is one)
     initial   S_{−1}, or None for zero
@@ -151,6 +153,7 @@ def gather(
     low_rank: Sequence[tuple[Value, Value]] = (),
     dense: Value | None = None,
     along: str | None = None,
+    beside: Axes = (),
     row: str | None = None,
     reset: Value | None = None,
     initial: Value | None = None,
@@ -159,12 +162,16 @@ def gather(
 
     over, state   as in the Process           sizes   of every axis, t among them
     inputs        (key, value) pairs          queries   (vector, before) pairs, one a read
-    log, factor, low_rank, dense, along, row  as in its Transition
+    log, factor, low_rank, dense, along, beside, row  as in its Transition
     reset         true (over t) where the incoming state is dropped: folded into what reads it here
     initial       the state before the first step, with batch and state axes
     """
     steps = sizes[TIME]
-    keys = (along,) if along is not None and (low_rank or dense is not None) else over
+    keys = over
+    if along is not None and low_rank:
+        keys = (along, *beside)
+    elif along is not None and dense is not None:
+        keys = (along, *without(over, along))
     matrices = [x for x in (log, factor, dense, reset) if x is not None]
     matrices += [x for pair in low_rank for x in pair] + [k for k, _ in inputs]
     read = [q for q, _ in queries]
@@ -194,6 +201,8 @@ def gather(
     if dense is not None:
         assert along is not None and row is not None
         dense = b.rename(b.rename(b.expand(dense, {row: sizes[along], along: sizes[along]}), row, ROW), along, KEY)
+        if any(a in dense.axes for a in keys[1:]):
+            dense = _merged(b, dense, keys[1:], EACH, sizes)
 
     def key(x: Value) -> Value:
         return _merged(b, _number(b, x), keys, KEY, sizes)

@@ -7,7 +7,7 @@ profile. The cheapest candidate that fits in memory is taken.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lowering.context import Choice, SignalType, sizes_of
 from lowering.cost import Cost, cost
@@ -17,7 +17,7 @@ from lowering.profile import Profile
 from lowering.program import Program
 from mixer_ir.expr import TIME, Expr, Literal, Signal, call
 from mixer_ir.legal import legal
-from mixer_ir.matrix import Apply, Toeplitz
+from mixer_ir.matrix import Apply, Resets, Toeplitz
 from mixer_ir.node import Node
 from mixer_ir.pieces import Piece, pieces
 from mixer_ir.process import Process, Read, Run
@@ -74,32 +74,50 @@ def plan(
     form: str = "auto",
     chunk: int | None = None,
     price_all: bool = False,
+    past: int = 0,
 ) -> Plan:
     """A form for every piece of `expr`.
 
     form       taken by every piece that has it; the others, and all with "auto", take their cheapest
     chunk      the chunk of every piece whose form has one; None: the cheapest
     price_all  price every legal form, even where there is nothing to choose (for `explain`)
+    past       how many columns the growing states hold that are handed in
     """
+    return plans(expr, signals, (profile,), form=form, chunk=chunk, price_all=price_all, past=past)[0]
+
+
+def plans(
+    expr: Expr,
+    signals: Mapping[str, SignalType],
+    profiles: Sequence[Profile],
+    *,
+    form: str = "auto",
+    chunk: int | None = None,
+    price_all: bool = False,
+    past: int = 0,
+) -> tuple[Plan, ...]:
+    """A plan for each profile, as `plan` makes it; what several of them price is lowered once."""
     found = pieces(expr)
     kinds = kinds_in(expr, {n: s.kind for n, s in signals.items()}) if found else {}
     sizes = sizes_of(expr, signals)
-    made = []
+    made: list[list[PiecePlan]] = [[] for _ in profiles]
     for piece in found:
         reasons = legal(piece)
         forms = [f for f, reason in reasons.items() if reason is None]
         wanted = [form] if form in forms else forms
-        if not price_all and len(wanted) > 1 and _lags(piece, sizes) > LAGS:
+        if not price_all and len(wanted) > 1 and _lags(piece, sizes, past) > LAGS:
             wanted = [f for f in wanted if f != "direct"]
-        tried = _choices(forms if price_all else wanted, chunk, sizes[TIME], profile)
-        if len(tried) == 1 and not price_all:
-            made.append(PiecePlan(piece, reasons, (), tried[0]))
-            continue
-        alone = Alone.of(piece, signals, sizes, kinds)
-        priced = tuple(Candidate(c, cost(alone.program(c), profile)) for c in tried)
-        chosen = cheapest([c for c in priced if c.choice.form in wanted], profile).choice
-        made.append(PiecePlan(piece, reasons, priced, chosen))
-    return Plan(tuple(made))
+        alone: Alone | None = None
+        for profile, parts in zip(profiles, made, strict=True):
+            tried = _choices(forms if price_all else wanted, chunk, sizes[TIME], profile)
+            if len(tried) == 1 and not price_all:
+                parts.append(PiecePlan(piece, reasons, (), tried[0]))
+                continue
+            alone = alone or Alone.of(piece, signals, sizes, kinds)
+            priced = tuple(Candidate(c, cost(alone.program(c, past), profile)) for c in tried)
+            chosen = cheapest([c for c in priced if c.choice.form in wanted], profile).choice
+            parts.append(PiecePlan(piece, reasons, priced, chosen))
+    return tuple(Plan(tuple(parts)) for parts in made)
 
 
 def cheapest(candidates: Sequence[Candidate], profile: Profile) -> Candidate:
@@ -110,12 +128,12 @@ def cheapest(candidates: Sequence[Candidate], profile: Profile) -> Candidate:
     return min(candidates, key=lambda c: c.cost.held)
 
 
-def _lags(piece: Piece, sizes: Mapping[str, int]) -> int:
+def _lags(piece: Piece, sizes: Mapping[str, int], past: int) -> int:
     """How many lags a convolution of this piece has."""
     match piece.node:
-        case Apply(matrix=Toeplitz(lags=lags)):
+        case Apply(matrix=Toeplitz(lags=lags) | Resets(of=Toeplitz(lags=lags))) if lags != TIME:
             return sizes[lags]
-    return sizes[TIME]
+    return sizes[TIME] + past
 
 
 def _choices(forms: Sequence[str], chunk: int | None, length: int, profile: Profile) -> list[Choice]:
@@ -138,6 +156,7 @@ class Alone:
     expr: Expr
     node: Node
     signals: dict[str, SignalType]
+    programs: dict[Choice, Program] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -172,14 +191,21 @@ class Alone:
                 return cls(run, run, dict(signals))
         raise AssertionError(f"a piece is a process, an application or a run, not {type(piece.node).__name__}")
 
-    def program(self, choice: Choice) -> Program:
+    def program(self, choice: Choice, past: int) -> Program:
+        """The piece in one form, lowered once."""
+        if choice not in self.programs:
+            self.programs[choice] = self._lowered(choice, past)
+        return self.programs[choice]
+
+    def _lowered(self, choice: Choice, past: int) -> Program:
         made = lower(
             self.expr,
             returns=self.expr.axes,
             signals=self.signals,
             forms={self.node: choice},
-            initial=False,
+            initial=past > 0,
             final=False,
+            past=past,
         )
         return made.program
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from math import exp, log
+from math import exp, inf, log
 
 Curve = tuple[tuple[float, float], ...]
 
@@ -20,7 +20,8 @@ class Profile:
     fft         n log₂ n of transforms                  solve       floating-point operations of triangular solves
     copy        bytes moved                             memory      bytes that a program may hold at once
     operation   overhead of one that computes           view        overhead of one that only looks differently
-    step        overhead of one turn of a loop
+    step        overhead of one turn of a loop          complex     times as long as real ones products take
+    padded      entries read through padding, where that is not stored
     """
 
     name: str
@@ -39,6 +40,8 @@ class Profile:
     operation: float
     view: float
     step: float
+    complex: float = field(default=4.0)
+    padded: float = field(default=inf)
     width: int = field(default=4)
     """bytes of a real number"""
     held: int | None = None
@@ -73,6 +76,29 @@ CPU = Profile(  # two cores with AVX-512, float32
     operation=3e-6,
     view=1.5e-6,
     step=1.4e-6,
+)
+
+NATIVE = (
+    Profile(  # the same two cores running compiled loops: what one loop reads is never stored, a view costs nothing
+        name="cpu, compiled",
+        matmul=((1, 6e10), (4, 7e10), (16, 1.2e11), (64, 2e11), (256, 2.3e11)),
+        entrywise=6e10,
+        special=8e9,
+        reduce=6e10,
+        cumulate=6e9,
+        affine=3e9,
+        affine_step=5e-9,
+        fft=6e9,
+        solve=2.2e10,
+        solve_each=2e-7,
+        copy=3e11,
+        memory=6e9,
+        operation=1e-7,
+        view=0.0,
+        step=2e-8,
+        complex=50.0,
+        padded=3e9,
+    )
 )
 
 GPU = Profile(

@@ -6,7 +6,7 @@ lowering/build.py), an adjoint (lowering/adjoint.py) and one evaluation per back
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -14,6 +14,7 @@ from mixer_ir.expr import Axes, Number
 from mixer_ir.functions import Kind
 
 Shape: TypeAlias = tuple[int, ...]
+AdjointRule: TypeAlias = "Callable[[Program], Program]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +225,13 @@ class Region:
     """A named part: the same as running `body` on the arguments. A backend may spell the whole by its label.
 
     adjoint   where the derived adjoint is not good enough: a program that takes the arguments, then the cotangents
-              of all results, and returns the cotangents of all arguments of float kind (in their order)
+              of all results, and returns the cotangents of all arguments of float kind (in their order); or a rule
+              that makes this program of `body` once it is wanted
     """
 
     label: str
     body: Program
-    adjoint: Program | None = None
+    adjoint: Program | AdjointRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,13 +287,11 @@ class Program:
     """the names of the outputs"""
     order: tuple[Value, ...] = field(init=False)
     """every value that an output reads, arguments before results"""
+    input_names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "order", tuple(_sorted(self.outputs)))
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        return tuple(v.op.name for v in self.inputs if isinstance(v.op, Input))
+        object.__setattr__(self, "input_names", tuple(v.op.name for v in self.inputs if isinstance(v.op, Input)))
 
     def output(self, name: str) -> Value:
         return self.outputs[self.names.index(name)]

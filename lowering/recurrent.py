@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from lowering.build import Builder
-from lowering.parts import KEY, RANK, ROW, Options, Parts, as_state, zero_state
+from lowering.decay import Span
+from lowering.parts import KEY, RANK, Options, Parts, as_state, zero_state
 from lowering.program import Value
 from lowering.stretch import in_stretches
 from mixer_ir.expr import TIME
@@ -70,7 +71,7 @@ def update(b: Builder, parts: Parts, state: Value | None) -> tuple[list[Value], 
 def _moved(b: Builder, parts: Parts, state: Value) -> Value:
     """The diagonal, or dense, part of the transition applied to the state."""
     if parts.dense is not None:
-        return b.rename(b.contract(parts.dense, state, (KEY,)), ROW, KEY)
+        return Span(parts.dense, "dense").leave(b, state)
     if parts.decay is None:
         return state
     return b.mul(state, b.map("exp", parts.decay) if parts.logs else parts.decay)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lowering.build import Builder
-from lowering.decay import chain
+from lowering.decay import Span, chain
 from lowering.parts import KEY, RANK, ROW, VALUE, Options, Parts, as_state, zero_state
 from lowering.program import Value
 from lowering.stretch import HELD, in_stretches
@@ -57,19 +57,21 @@ def _entrywise(b: Builder, parts: Parts, driven: Value) -> Value:
 
 def _composed(b: Builder, parts: Parts, driven: Value) -> Value:
     """The states by composing (matrix, input) pairs."""
-    matrices = b.expand(transition(b, parts), {TIME: parts.steps})
-    matrices, states = _prefixes(b, matrices, driven)
+    alone = parts.dense if parts.low_rank is None else None
+    given = transition(b, parts) if alone is None else b.cast(alone, parts.kind)
+    matrices, states = _prefixes(b, b.expand(given, {TIME: parts.steps}), driven)
     if parts.initial is None:
         return states
-    return b.add(states, b.rename(b.contract(matrices, parts.initial, (KEY,)), ROW, KEY))
+    return b.add(states, Span(matrices, "dense").leave(b, parts.initial))
 
 
 def transition(b: Builder, parts: Parts) -> Value:
     """A_t as a matrix, with the axes `_l` (new state) and `_k` (old state)."""
+    n = parts.state_sizes[KEY]
     if parts.dense is not None:
-        matrix = parts.dense
+        matrix = Span(parts.dense, "dense").matrix(b, n)
     else:
-        decay, n = parts.decay, parts.state_sizes[KEY]
+        decay = parts.decay
         factor = 1.0 if decay is None else b.map("exp", decay) if parts.logs else decay
         matrix = b.where(b.map("eq", b.iota(ROW, n), b.iota(KEY, n)), factor, 0.0)
     if parts.low_rank:
@@ -102,7 +104,7 @@ def _prefixes(b: Builder, a: Value, u: Value) -> tuple[Value, Value]:
 def _composition(b: Builder, later: list[Value], earlier: list[Value] | tuple[Value, ...]) -> list[Value]:
     a2, u2 = later
     a1, u1 = earlier
-    return [chain(b, a2, a1), b.add(b.rename(b.contract(a2, u1, (KEY,)), ROW, KEY), u2)]
+    return [chain(b, a2, a1), b.add(Span(a2, "dense").leave(b, u1), u2)]
 
 
 def _interleaved(b: Builder, even: Value, odd: Value) -> Value:

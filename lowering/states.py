@@ -54,6 +54,7 @@ def _reads(ctx: Context, process: Process, reads: Sequence[Read], *, first: bool
         low_rank=[(ctx.of(x), ctx.of(y)) for x, y in A.low_rank],
         dense=_part(ctx, A.dense),
         along=A.along,
+        beside=A.beside,
         row=A.row,
         reset=_part(ctx, process.reset),
         initial=before,
@@ -85,6 +86,8 @@ def state_type(ctx: Context, process: Process) -> StateType:
 def semiseparable(M: Semiseparable, on: Grid) -> Value:
     """C_tᵀ A_t … A_{s+1} B_s: column s is what the process gives for a unit input at s."""
     b, ctx, A = on.b, on.ctx, M.A
+    if on.cross:
+        ctx.stream.refuse("a semiseparable matrix beside one of cross mixing has states of earlier steps")
     steps = on.steps()
     low = steps.low
 
@@ -105,6 +108,7 @@ def semiseparable(M: Semiseparable, on: Grid) -> Value:
         low_rank=[(on.timeline(x, steps), on.timeline(y, steps)) for x, y in A.low_rank],
         dense=along(A.dense),
         along=A.along,
+        beside=A.beside,
         row=A.row,
     )
     changing = A.dense is not None and TIME in A.dense.axes

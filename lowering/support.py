@@ -141,28 +141,38 @@ def shaped_ahead(M: Matrix) -> Matrix | None:
 
 
 def reach(M: Matrix, sizes: Mapping[str, int]) -> int | None:
-    """How many columns before its own a row needs; None: all of them."""
+    """How many columns before its own a row needs; None: all of them.
+
+    A softmax, a normalisation and a product need theirs whatever is masked of them afterwards.
+    """
+    whole = [x for x in walk(M) if isinstance(x, m.Softmax | m.Normalize | m.Product)]
+    each = [_shown(x, sizes) for x in (M, *whole)]
+    return None if None in each else max(x for x in each if x is not None)
+
+
+def _shown(M: Matrix, sizes: Mapping[str, int]) -> int | None:
+    """How many columns before its own hold entries of a row; None: all of them."""
     match M:
         case m.Diagonal() | m.Identity():
             return 0
         case m.Toeplitz(anti=None, h=h, lags=lags) if lags != TIME and lags in h.axes:
             return sizes[lags] - 1
         case m.Band(of=of, before=before):
-            return _least([None if before is None else max(before - 1, 0), reach(of, sizes)])
+            return _least([None if before is None else max(before - 1, 0), _shown(of, sizes)])
         case m.Softmax(of=of):
             back = lookback(of)
             return None if back is None else max(back, 0)
         case m.Causal(of=of) | m.Scale(of=of) | m.Mask(of=of) | m.Normalize(of=of):
-            return reach(of, sizes)
+            return _shown(of, sizes)
         case m.Resets(of=of) | m.Decay(of=of):
-            return reach(of, sizes)
+            return _shown(of, sizes)
         case m.Sum(terms=parts):
-            each = [reach(x, sizes) for x in parts]
+            each = [_shown(x, sizes) for x in parts]
             return None if None in each else max(x for x in each if x is not None)
         case m.Entrywise(fn="mul", args=args):
-            return _least([reach(x, sizes) for x in args])
+            return _least([_shown(x, sizes) for x in args])
         case m.Entrywise(fn=fn, args=(of,)) if fn in ZERO_STAYS:
-            return reach(of, sizes)
+            return _shown(of, sizes)
     return None
 
 

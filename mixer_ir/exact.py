@@ -11,16 +11,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Any
 
 import sympy
 
-Key: TypeAlias = int
-"""a monomial Π g_i^{n_i} as Σ n_i · 2^(20 i): products of monomials are sums of keys"""
-Terms: TypeAlias = dict[Key, Fraction | int]
-BITS = 20
-SIMPLE, LONG = 1000, 10**13
-"""denominators of exponents that are simple fractions, and of numbers that can only come from a float"""
+from mixer_ir.polynomials import (
+    BITS,
+    LONG,
+    SIMPLE,
+    Key,
+    Terms,
+    add,
+    decimal,
+    exponents,
+    part_of_pi,
+    scaled,
+    total,
+    whole,
+)
+
 UNORDERED = ("Max", "Min", "And", "Or", "Equality", "Unequality")
 CONSTANTS = {float(c): c for c in (1 / sympy.sqrt(2), 2 / sympy.sqrt(sympy.pi))}
 """numbers that a float is read as, beside decimals"""
@@ -33,6 +43,8 @@ class Ring:
         self.index: dict[Any, int] = {}
         self.names: list[Any] = []
         self.memo: dict[Any, Terms] = {}
+        self.exponents: dict[Key, Mapping[int, int]] = {}
+        self.plain: dict[Key, bool] = {}
         self.i = self.generator("i")
         self.bases: list[tuple[float, Fraction]] = []
         self.units: list[Fraction] = [Fraction(1)]
@@ -46,32 +58,36 @@ class Ring:
             self.names.append(name)
         return {1 << (BITS * self.index[name]): 1}
 
-    def powers(self, key: Key) -> dict[int, int]:
+    def powers(self, key: Key) -> Mapping[int, int]:
         """The exponents in a monomial, by generator."""
-        out, half, i = {}, 1 << (BITS - 1), 0
-        while key:
-            low = key & ((1 << BITS) - 1)
-            n = low - (1 << BITS) if low >= half else low
-            if n:
-                out[i] = n
-            key, i = (key - n) >> BITS, i + 1
-        return out
+        known = self.exponents.get(key)
+        if known is None:
+            known = self.exponents[key] = exponents(key)
+        return known
 
     # ------------------------------------------------------------------ arithmetic
 
     def mul(self, x: Terms, y: Terms) -> Terms:
         if len(x) > len(y):
             x, y = y, x
+        below = 1
+        if len(x) > 1:  # whole numbers are multiplied much faster than fractions
+            (x, p), (y, q) = whole(x), whole(y)
+            below = p * q
         out: Terms = {}
         get = out.get
         for k, a in x.items():
             for l, b in y.items():
                 out[k + l] = get(k + l, 0) + a * b
-        return {k: c for k, c in out.items() if c}
+        if below == 1:
+            return {k: c for k, c in out.items() if c}
+        return {k: Fraction(c, below) for k, c in out.items() if c}
 
     def power(self, x: Terms, n: int) -> Terms:
         if n < 0:
             return self.power(self.inverse(x), -n)
+        if n == 1:
+            return x
         out: Terms = {0: 1}
         for _ in range(n):
             out = self.mul(out, x)
@@ -113,9 +129,14 @@ class Ring:
         """A SymPy expression (or a Python number) as a polynomial."""
         if isinstance(x, sympy.Basic):
             if x not in self.memo:
-                self.memo[x] = self.settled(self._read(x))
+                self.memo[x] = self._short(self.settled(self._read(x)))
             return self.memo[x]
         return self._number(x)
+
+    def _short(self, x: Terms) -> Terms:
+        """x with roots of unity in their least powers, where sums of them cancel; i is kept."""
+        roots = self._roots(x)
+        return x if not roots else self._rooted(x if len(roots) == 1 else self._commensurate(x), with_i=False)
 
     def _number(self, x: Any) -> Terms:
         if isinstance(x, complex):
@@ -214,7 +235,7 @@ class Ring:
             rest = key - (powers[i] << (BITS * i))
             if self._is_pi(rest):
                 return self.turn("pi", c)
-            if rest == 0 and (half := _part_of_pi(c)) is not None:
+            if rest == 0 and (half := part_of_pi(c)) is not None:
                 return self.turn("pi", half)
             unit, times = self._unit(c)
             return self.turn(frozenset({(rest, unit)}), times)
@@ -259,6 +280,9 @@ class Ring:
         out: Terms = {}
         i = self.index["i"]
         for key, c in x.items():
+            if self._plain(key):
+                out[key] = out.get(key, 0) + c
+                continue
             powers = self.powers(key)
             if not -1 < powers.get(i, 0) < 2:
                 n = powers[i] % 4
@@ -275,30 +299,49 @@ class Ring:
             out = add(out, self.settled(made))
         return {k: c for k, c in out.items() if c}
 
+    def _plain(self, key: Key) -> bool:
+        """Whether there is no power of i or of a root in a monomial that is to be worked out."""
+        known = self.plain.get(key)
+        if known is None:
+            i, powers = self.index["i"], self.powers(key)
+            known = all(-1 < n < 2 or not (g == i or self._kind(g) == "sqrt") for g, n in powers.items())
+            self.plain[key] = known
+        return known
+
+    def present(self, x: Terms) -> set[int]:
+        """The generators in x."""
+        return set().union(*map(self.powers, x))
+
     def _kind(self, g: int) -> Any:
         name = self.names[g]
         return name[0] if isinstance(name, tuple) else name
 
     def cleared(self, x: Terms) -> Terms:
-        """x times the sums that its terms divide by: zero exactly if x is."""
-        return self.fraction(x)[0]
+        """x times the sums that its terms divide by, and a number: zero exactly if x is."""
+        return self._cleared(x)[0]
 
     def fraction(self, x: Terms) -> tuple[Terms, dict[int, int]]:
         """(numerator, the generators of inverses with their powers), the newest inverses cleared first."""
-        x = self._commensurate(self.settled(x))
+        above, below, times = self._cleared(x)
+        return scaled(above, Fraction(1, times)), below
+
+    def _cleared(self, x: Terms) -> tuple[Terms, dict[int, int], int]:
+        """(numerator times a number, the generators of inverses with their powers, that number): in whole numbers."""
+        x, times = whole(self._commensurate(self.settled(x)))
         below: dict[int, int] = {}
         while True:
-            present = {g for key in x for g in self.powers(key) if self._kind(g) == "inverse"}
+            present = [g for g in self.present(x) if self._kind(g) == "inverse"]
             if not present:
-                return self._rooted(x), below
+                return self._rooted(x, with_i=True), below, times
             g = max(present)
             degree = max(self.powers(key).get(g, 0) for key in x)
             below[g] = below.get(g, 0) + degree
-            p = dict(self.names[g][1])
+            p, more = whole(dict(self.names[g][1]))
+            times *= more**degree
             gathered: dict[int, Terms] = {}
             for key, c in x.items():
                 n = self.powers(key).get(g, 0)
-                gathered.setdefault(n, {})[key - (n << (BITS * g))] = c
+                gathered.setdefault(n, {})[key - (n << (BITS * g))] = c * more**n
             x = total(self.mul(part, self.power(p, degree - n)) for n, part in gathered.items())
             x = self._commensurate(self.settled(x))
 
@@ -338,43 +381,40 @@ class Ring:
 
     def _commensurate(self, x: Terms) -> Terms:
         """exp(m/2) and exp(m/3) both as powers of exp(m/6)."""
+        powers = {g: self.names[g] for g in self.present(x) if self._kind(g) in ("exp", "turn")}
         steps: dict[Any, int] = {}
-        for key in x:
-            for g in self.powers(key):
-                name = self.names[g]
-                if isinstance(name, tuple) and name[0] in ("exp", "turn"):
-                    steps[name[:2]] = math.lcm(steps.get(name[:2], 1), name[2].denominator)
+        for name in powers.values():
+            steps[name[:2]] = math.lcm(steps.get(name[:2], 1), name[2].denominator)
+        moved: dict[int, Key] = {}  # what a generator that is too coarse is replaced by, less itself
+        for g, name in powers.items():
+            fine = steps[name[:2]]
+            if name[2].denominator != fine:
+                (unit,) = self.generator((*name[:2], Fraction(1, fine)))
+                moved[g] = (fine // name[2].denominator) * unit - (1 << (BITS * g))
+        if not moved:
+            return x
         out: Terms = {}
         for key, c in x.items():
-            for g, n in self.powers(key).items():
-                name = self.names[g]
-                if isinstance(name, tuple) and name[0] in ("exp", "turn"):
-                    fine = steps[name[:2]]
-                    if name[2].denominator != fine:
-                        (unit,) = self.generator((*name[:2], Fraction(1, fine)))
-                        key += n * (fine // name[2].denominator) * unit - (n << (BITS * g))
+            key += sum(n * moved[g] for g, n in self.powers(key).items() if g in moved)
             out[key] = out.get(key, 0) + c
         return {k: c for k, c in out.items() if c}
 
-    def _rooted(self, x: Terms) -> Terms:
+    def _roots(self, x: Terms) -> list[int]:
+        """The roots of unity in x."""
+        return [g for g in self.present(x) if self._kind(g) == "turn" and self.names[g][1] == "pi"]
+
+    def _rooted(self, x: Terms, *, with_i: bool) -> Terms:
         """exp(i π / L) is a root of its cyclotomic polynomial, and i is exp(i π / 2)."""
-        pi = [
-            g
-            for g in range(len(self.names))
-            if isinstance(self.names[g], tuple) and self.names[g][:2] == ("turn", "pi")
-        ]
-        used = [g for g in pi if any(g in self.powers(key) for key in x)]
-        if not used:
+        if not (used := self._roots(x)):
             return x
         (g,) = used
-        L = math.lcm(self.names[g][2].denominator, 2)
+        L = math.lcm(self.names[g][2].denominator, 2 if with_i else 1)
         scale = L // self.names[g][2].denominator
-        z, i = sympy.Symbol("z"), self.index["i"]
-        modulus = [int(c) for c in sympy.Poly(sympy.cyclotomic_poly(2 * L, z), z).all_coeffs()][::-1]
+        i, modulus = self.index["i"], cyclotomic(2 * L)
         groups: dict[Key, dict[int, Fraction | int]] = {}
         for key, c in x.items():
             powers = self.powers(key)
-            n, m = powers.get(g, 0), powers.get(i, 0)
+            n, m = powers.get(g, 0), powers.get(i, 0) if with_i else 0
             rest = key - (n << (BITS * g)) - (m << (BITS * i))
             at = (n * scale + m * L // 2) % (2 * L)
             row = groups.setdefault(rest, {})
@@ -395,37 +435,11 @@ class Ring:
         return a == b or not self.cleared(add(a, scaled(b, -1)))
 
 
-def add(x: Terms, y: Terms) -> Terms:
-    out = dict(x)
-    for k, c in y.items():
-        new = out.get(k, 0) + c
-        if new:
-            out[k] = new
-        else:
-            out.pop(k, None)
-    return out
-
-
-def scaled(x: Mapping[Key, Fraction | int], c: Any) -> Terms:
-    return {k: v * c for k, v in x.items()}
-
-
-def total(parts: Any) -> Terms:
-    out: Terms = {}
-    for part in parts:
-        out = add(out, part)
-    return out
-
-
-def _part_of_pi(c: Fraction) -> Fraction | None:
-    """c / π, if that is a simple fraction."""
-    part = Fraction(float(c) / math.pi).limit_denominator(SIMPLE)
-    return part if abs(float(part) * math.pi - float(c)) < 1e-12 * max(1.0, abs(float(c))) else None
-
-
-def decimal(x: float) -> Fraction:
-    """The decimal number that a float stands for: 0.1 is one tenth."""
-    return Fraction(f"{x:.14g}")
+@lru_cache(maxsize=64)
+def cyclotomic(n: int) -> list[int]:
+    """The coefficients of the polynomial whose roots are the primitive n-th roots of unity, the constant one first."""
+    z = sympy.Symbol("z")
+    return [int(c) for c in sympy.Poly(sympy.cyclotomic_poly(n, z), z).all_coeffs()][::-1]
 
 
 def _sigmoid(r: Ring, x: Terms) -> Terms:

@@ -164,3 +164,16 @@ def test_equal_formulas_are_equal(left, right):
 @pytest.mark.parametrize(("left", "right"), FALSE)
 def test_other_formulas_are_not(left, right):
     assert not Ring().equal(left, right)
+
+
+def test_roots_of_unity_cancel_in_formulas() -> None:
+    """Σ_k exp(2πi k j / n) is n for j = 0 and else 0, in sums of products as in a transform and back."""
+    ring, x = Ring(), sympy.symbols("x:6")
+    for n in (3, 4, 6):
+        roots = [[sympy.exp(2 * sympy.I * sympy.pi * j * k / n) for k in range(n)] for j in range(n)]
+        there = [sum(r * x[j] for j, r in enumerate(row)) for row in roots]
+        back = [sum(sympy.conjugate(r) * y for r, y in zip(row, there, strict=True)) / n for row in roots]
+        for j in range(n):
+            assert ring.equal(back[j], x[j])
+            assert not ring.equal(back[j], x[j - 1])
+            assert not ring.equal(back[j], 2 * x[j])
