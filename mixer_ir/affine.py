@@ -3,21 +3,26 @@
 S_t = (diag(α_t) + Σ_i a_i,t b_i,tᵀ) S_{t−1} + Σ_j k_j,t v_j,tᵀ,   y_t = f(q_tᵀ S_t, …), f any function.
 
 The traced update is read as a linear form in its own state (mixer_ir/linear_form.py); other states that it uses are
-resolved first and enter as reads. While a state's uses are still being collected, a read is a placeholder signal;
-which axes queries contract is decided when all are known.
+resolved first and enter as reads, and states that feed each other are one (mixer_ir/coupled.py). While a state's uses
+are still being collected, a read is a placeholder signal; which axes queries contract is decided when all are known.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from mixer_ir.algebra import MINUS, ONE, keep, ones, product, renamed, replaced, total
+from mixer_ir.coupled import circles, joint_process, joint_read
+from mixer_ir.errors import one_of
 from mixer_ir.expr import TIME, Call, Contract, Expr, Reduce, Rename, Signal, union, without
 from mixer_ir.linear_form import Form, NotLinear, Term
 from mixer_ir.node import Node
 from mixer_ir.process import Recurrence, Run, State
 from mixer_ir.process_parts import process_of, read_of
 from mixer_ir.text import formula
+
+Group: TypeAlias = tuple[State, ...]
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ def normal_form(recurrence: Recurrence) -> Expr | NotAffine:
     """The output of the recurrence with every state replaced by reads of a Process."""
     reader = _Reader(recurrence)
     try:
-        output = reader.settled(reader.read(recurrence.output, None))
+        output = reader.settled(reader.read(recurrence.output, ()))
         return reader.built(output)
     except NotLinear as stop:
         return NotAffine(reason=stop.reason, term=stop.term)
@@ -40,18 +45,40 @@ def normal_form(recurrence: Recurrence) -> Expr | NotAffine:
 
 @dataclass
 class _Reader:
-    """Reads one recurrence; `forms` holds the states resolved so far, in the order in which they can be built."""
+    """Reads one recurrence; `forms` holds the states resolved so far, in the order in which they can be built.
+
+    States that feed each other are read together: `me` is the group whose updates are being read, () for the output.
+    """
 
     recurrence: Recurrence
     forms: dict[State, Form] = field(default_factory=dict)
-    open: list[State] = field(default_factory=list)
+    reading: State | None = None
     reads: dict[Term, Signal] = field(default_factory=dict)
-    memo: dict[tuple[Node, State | None], Form] = field(default_factory=dict)
+    memo: dict[tuple[Node, Group], Form] = field(default_factory=dict)
     holds: dict[Node, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         pairs = zip(self.recurrence.states, self.recurrence.updates, strict=True)
         self.after = {update: state for state, update in pairs if self.stateful(update)}
+        self.groups = circles(self.recurrence.states, {s: self.uses(s) for s in self.recurrence.states})
+
+    def uses(self, state: State) -> set[State]:
+        """The states that the update of `state` holds, before or after their steps."""
+        found: set[State] = set()
+        seen: set[Node] = set()
+        open_: list[Node] = [self.update(state)]
+        while open_:
+            here = open_.pop()
+            new = here if isinstance(here, State) else self.after.get(here) if isinstance(here, Expr) else None
+            if new is not None and new is not state:
+                found.add(new)
+            elif here not in seen and not isinstance(here, Run):
+                seen.add(here)
+                open_ += here.children()
+        return found
+
+    def update(self, state: State) -> Expr:
+        return self.recurrence.updates[self.recurrence.states.index(state)]
 
     def stateful(self, e: Node) -> bool:
         """Whether a state stands inside `e`."""
@@ -62,23 +89,23 @@ class _Reader:
 
     # ------------------------------------------------------------------ reading
 
-    def read(self, e: Expr, me: State | None) -> Form:
-        """`e` as a linear form in the state `me` (the one whose update is read) and in states resolved before."""
+    def read(self, e: Expr, me: Group) -> Form:
+        """`e` as a linear form in the states `me` (whose updates are read) and in states resolved before."""
         if (e, me) not in self.memo:
             self.memo[e, me] = self._read(e, me)
         return self.memo[e, me]
 
-    def _read(self, e: Expr, me: State | None) -> Form:
+    def _read(self, e: Expr, me: Group) -> Form:
         if not self.stateful(e):
             return Form(rest=(e,))
         if isinstance(e, State):
-            return Form(terms=(Term(state=self.resolved(e, me, e)),))
+            return Form(terms=(Term(state=self.resolved(e, me)),))
         new = self.after.get(e)
-        if new is not None and new is not me:
-            return Form(terms=(Term(state=self.resolved(new, me, e), after=True),))
+        if new is not None and new not in me:
+            return Form(terms=(Term(state=self.resolved(new, me), after=True),))
         return self.part(e, me)
 
-    def part(self, e: Expr, me: State | None) -> Form:
+    def part(self, e: Expr, me: Group) -> Form:
         """`e` by its own operation, even where it is the update of a state."""
         match e:
             case Call(fn="add", args=(a, b)):
@@ -111,42 +138,44 @@ class _Reader:
                 return self.read(a, me).rename(old, new, e)
         return Form(rest=(self.function(e, me),))
 
-    def free(self, form: Form, me: State | None) -> Expr | None:
-        """The form as an expression, if it does not hold the state that is being read."""
-        return None if any(t.state is me for t in form.terms) else self.settled(form)
+    def free(self, form: Form, me: Group) -> Expr | None:
+        """The form as an expression, if it does not hold a state that is being read."""
+        return None if any(t.state in me for t in form.terms) else self.settled(form)
 
-    def function(self, e: Expr, me: State | None) -> Expr:
-        """A function that is not linear, of states other than the one being read."""
+    def function(self, e: Expr, me: Group) -> Expr:
+        """A function that is not linear, of states other than those being read."""
 
         def change(child: Node) -> Node:
             if not isinstance(child, Expr) or not self.stateful(child):
                 return child
-            x = self.free(self.read(child, me), me)
+            form = self.read(child, me)
+            x = self.free(form, me)
             if x is None:
-                assert me is not None
-                raise NotLinear(f"the update of {me.name} is not affine in {me.name}, because of {formula(e)}", e)
+                assert self.reading is not None
+                names = one_of(list(dict.fromkeys(t.state.name for t in form.terms if t.state in me)))
+                raise NotLinear(
+                    f"the update of {self.reading.name} is not affine in {names}, because of {formula(e)}", e
+                )
             return x
 
         return e.with_children(change)
 
-    def resolved(self, state: State, me: State | None, at: Expr) -> State:
-        """`state`, once its own update has been read."""
-        if state is me or state in self.forms:
+    def resolved(self, state: State, me: Group) -> State:
+        """`state`, once its own update has been read, with those of the states that it feeds and that feed it."""
+        if state in me or state in self.forms:
             return state
-        if state in self.open:
-            names = ", ".join(s.name for s in self.open)
-            raise NotLinear(
-                f"the states {names} feed each other, so that none has an update of its own: {formula(at)}", at
-            )
-        self.open.append(state)
-        update = self.recurrence.updates[self.recurrence.states.index(state)]
-        alone = isinstance(update, State) or not self.stateful(update)
-        form = self.read(update, state) if alone else self.part(update, state)
-        others = Form(terms=tuple(t for t in form.terms if t.state is not state))
-        own = tuple(t for t in form.terms if t.state is state)
-        rest = (*form.rest, self.settled(others)) if others.terms else form.rest
-        self.forms[state] = Form(own, rest)
-        self.open.remove(state)
+        group, before = self.groups[state], self.reading
+        made: dict[State, Form] = {}
+        for self.reading in group:
+            update = self.update(self.reading)
+            alone = isinstance(update, State) or not self.stateful(update)
+            form = self.read(update, group) if alone else self.part(update, group)
+            others = Form(terms=tuple(t for t in form.terms if t.state not in group))
+            own = tuple(t for t in form.terms if t.state in group)
+            rest = (*form.rest, self.settled(others)) if others.terms else form.rest
+            made[self.reading] = Form(own, rest)
+        self.reading = before
+        self.forms.update(made)
         return state
 
     # ------------------------------------------------------------------ placeholders
@@ -168,9 +197,9 @@ class _Reader:
     def placeholder(self, t: Term) -> Expr:
         bare = replace(t, shown=None)
         if bare not in self.reads:
-            form = self.forms[t.state]
-            inside = (*(x.coefficient.axes for x in form.terms), *(x.query.axes for x in form.terms))
-            batch = without(union(*inside, *(r.axes for r in form.rest)), t.state.axes)
+            forms = [self.forms[s] for s in self.groups[t.state]]
+            inside = [e.axes for f in forms for x in f.terms for e in (x.coefficient, x.query)]
+            batch = without(union(*inside, *(r.axes for f in forms for r in f.rest)), t.state.axes)
             axes = without(union(t.query.axes, batch, t.free, (TIME,)), t.over)
             self.reads[bare] = Signal(name=f"read {len(self.reads)}", axes=axes)
         made: Expr = self.reads[bare]
@@ -179,23 +208,21 @@ class _Reader:
     # ------------------------------------------------------------------ building
 
     def built(self, output: Expr) -> Expr:
-        """Placeholders exchanged for reads, state by state."""
+        """Placeholders exchanged for reads, group by group."""
         table: dict[Node, Node] = {}
-        for state, form in self.forms.items():
-            reads = [t for t in self.reads if t.state is state]
-            before = any(not t.after for t in reads)
-            reset = self.recurrence.reset
-            form = Form(
-                tuple(
-                    replace(t, coefficient=replaced(t.coefficient, table), query=replaced(t.query, table))
-                    for t in form.terms
-                ),
-                tuple(replaced(r, table) for r in form.rest),
-            )
-            process = process_of(state, form, reads, reset, may_gate=not before)
+        reset = self.recurrence.reset
+        for group in dict.fromkeys(self.groups[s] for s in self.forms):
+            reads = [t for t in self.reads if t.state in group]
+            forms = {s: self.forms[s].map(lambda e: replaced(e, table)) for s in group}
+            if len(group) == 1:
+                early = any(not t.after for t in reads)
+                process = process_of(group[0], forms[group[0]], reads, reset, may_gate=not early)
+            else:
+                process = joint_process(group, forms, reads, reset)
             for t in reads:
-                query = replaced(t.query, table)
+                seen = t if len(group) == 1 else joint_read(group, t)
+                query = replaced(seen.query, table)
                 if reset is not None and not t.after:
                     query = product(query, keep(reset))
-                table[self.reads[t]] = read_of(process, replace(t, query=query))
+                table[self.reads[t]] = read_of(process, replace(seen, query=query))
         return replaced(output, table)

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from mixer_ir.errors import AxisError, OptionError, SignalError
 from mixer_ir.expr import SOURCE, TIME, Axes, Rename
 from mixer_ir.functions import Kind
-from mixer_ir.matrix import Apply
+from mixer_ir.matrix import Apply, Monarch
 from mixer_ir.node import Node, walk
 from mixer_ir.text import formula
 
@@ -43,11 +44,13 @@ class Bound:
     @property
     def key(self) -> tuple[Any, ...]:
         """What a program depends on: equal keys, equal programs."""
-        shapes = tuple((n, tuple(x.shape), kind_of(x.dtype)) for n, x in self.tensors.items())
+        shapes = tuple((n, shape_of(x), kind_of(x.dtype)) for n, x in self.tensors.items())
         return (shapes, self.device.type, self.precision)
 
     def computed(self, x: Tensor) -> Tensor:
-        """x in the precision that the program runs in."""
+        """x in the precision that the program runs in; bfloat16 and float16 are widened where they are read."""
+        if x.dtype in (torch.bfloat16, torch.float16) and self.precision == torch.float32:
+            return x
         if x.is_complex():
             return x.to(COMPLEX_OF[self.precision])
         return x.to(self.precision) if x.is_floating_point() else x
@@ -64,10 +67,20 @@ def bind(mixer: str, declared: Mapping[str, Axes], given: Mapping[str, Any]) -> 
     """Checks names, dimensions, sizes, dtypes and devices; SignalError or AxisError says what does not fit."""
     check_names(mixer, declared, given)
     tensors = {name: as_tensor(name, given[name]) for name in declared}
-    sizes = bind_sizes(mixer, declared, {name: tuple(x.shape) for name, x in tensors.items()})
+    sizes = bind_sizes(mixer, declared, {name: shape_of(x) for name, x in tensors.items()})
     device = _one_device(tensors)
     precision, result = _precision(tensors)
     return Bound(tensors, sizes, precision, result, device)
+
+
+def shape_of(x: Tensor) -> tuple[int, ...]:
+    """The sizes as numbers, also where a graph is traced with symbols for them: a program is made for sizes."""
+    return tuple(map(int, x.shape))
+
+
+def visible(tensors: Iterable[Tensor]) -> bool:
+    """Whether the tensors have values to look at: not while a graph is traced."""
+    return all(type(x) in (Tensor, Parameter) for x in tensors)
 
 
 def check_names(mixer: str, declared: Mapping[str, Axes], given: Iterable[str]) -> None:
@@ -166,7 +179,7 @@ def check_indices(bound: Bound, indices: Mapping[str, str]) -> None:
         x = bound.tensors[name]
         if kind_of(x.dtype) != "int":
             raise SignalError(f"{name} is {_name(x.dtype)}, but it is an index along {axis}: give whole numbers")
-        if axis in bound.sizes and (x.min() < 0 or x.max() >= bound.sizes[axis]):
+        if axis in bound.sizes and visible([x]) and (x.min() < 0 or x.max() >= bound.sizes[axis]):
             raise SignalError(
                 f"{name} goes from {int(x.min())} to {int(x.max())}, but it is an index along {axis}: "
                 f"it must lie in 0 … {bound.sizes[axis] - 1}"
@@ -174,14 +187,26 @@ def check_indices(bound: Bound, indices: Mapping[str, str]) -> None:
 
 
 def check_renames(mixer: str, root: Node, sizes: Mapping[str, int]) -> None:
-    """What is called by the name of another axis has that axis' size, in the sizes of one call."""
+    """What is called by the name of another axis has that axis' size, in the sizes of one call; grids have T places."""
     for here in walk(root):
+        if isinstance(here, Monarch):
+            _same_places(mixer, here, sizes)
         if isinstance(here, Rename) and TIME not in (here.old, here.new):
             _same_size(mixer, here, sizes, "")
         if isinstance(here, Apply) and TIME not in here.of.axes:
             for part in walk(here.matrix):
                 if isinstance(part, Rename) and (part.old, part.new) == (TIME, SOURCE):
                     _same_size(mixer, part, sizes, "; for the position of the source write mx.index('s')")
+
+
+def _same_places(mixer: str, M: Monarch, sizes: Mapping[str, int]) -> None:
+    (i, l), (k, j) = M.grid, M.rows
+    for a, c in ((i, j), (k, l)):
+        if a in sizes and c in sizes and sizes[a] * sizes[c] != sizes[TIME]:
+            raise AxisError(
+                f"{mixer} lays its t = {sizes[TIME]} steps out on a grid {a} × {c} of {sizes[a]} · {sizes[c]} places; "
+                f"a Monarch matrix needs as many places as steps, so pad the sequence or give blocks of other sizes"
+            )
 
 
 def _same_size(mixer: str, e: Rename, sizes: Mapping[str, int], hint: str) -> None:

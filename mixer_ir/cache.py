@@ -29,5 +29,10 @@ class Cache(Generic[T]):
                 self._held.popitem(last=False)
             return made
 
+    def held(self) -> list[T]:
+        """What is there, the most recently used last."""
+        with self._lock:
+            return list(self._held.values())
+
     def __len__(self) -> int:
         return len(self._held)

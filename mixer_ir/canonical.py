@@ -14,6 +14,7 @@ from mixer_ir.rules import RULES as MATRIX_RULES
 from mixer_ir.rules import SCORES
 from mixer_ir.rules_apply import RULES as APPLY_RULES
 from mixer_ir.rules_collect import RULES as COLLECT_RULES
+from mixer_ir.rules_resets import INWARD as RESETS_INWARD
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,10 @@ def canonicalise(body: Expr) -> Canonical:
     rule on applications takes the top node off the matrix that is applied, and the parts that it makes (reversed
     signals, columns of ones) hold no matrix. A recurrence is replaced by its normal form once.
     """
+    inward = Rewriter(RESETS_INWARD, (), ())  # first: two factors that join are not cut to the packed pieces each
     rewriter = Rewriter(MATRIX_RULES, APPLY_RULES)
-    expr = rewriter.rewrite(body)
-    return Canonical(expr=named(expr), fired=tuple(rewriter.fired))
+    expr = rewriter.rewrite(inward.rewrite(body))
+    return Canonical(expr=named(expr), fired=(*inward.fired, *rewriter.fired))
 
 
 def gathered(M: Matrix) -> Matrix:

@@ -14,7 +14,7 @@ import numpy as np
 import sympy
 
 from mixer_ir.expr import Axes, union, without
-from mixer_ir.functions import number
+from mixer_ir.functions import number, part
 from mixer_ir.named import Array, apply
 
 
@@ -151,8 +151,8 @@ MEANING: dict[str, Callable[..., Any]] = {
     "and": lambda x, y: sympy.And(x, y) if not _concrete(x, y) else bool(x) and bool(y),
     "or": lambda x, y: sympy.Or(x, y) if not _concrete(x, y) else bool(x) or bool(y),
     "not": lambda x: sympy.Not(x) if not _concrete(x) else not bool(x),
-    "real": sympy.re,
-    "imag": sympy.im,
+    "real": lambda x: part(sympy, x, "re"),
+    "imag": lambda x: part(sympy, x, "im"),
     "conj": sympy.conjugate,
     "complex": lambda x, y: x + sympy.I * y,
     "mod": lambda x, y: x % y,

@@ -142,7 +142,7 @@ def check(node: Node) -> None:
             needs("the table of a take", table, axis)
         case Join(parts=parts, along=along, axis=axis):
             for part, a in zip(parts, along, strict=True):
-                needs("a part of a join", part, a)
+                needs("a part of a join", part, *((a,) if a else ()))
                 if axis != a and axis in part.axes:
                     raise AxisError(f"parts are joined along {axis}, an axis that {show(part.axes)} has already")
         case Apply(of=of):
@@ -177,8 +177,8 @@ def _check_transition(node: Transition) -> None:
         needs("each side of a transition's low-rank pair", a, str(node.along))
         needs("each side of a transition's low-rank pair", b, str(node.along))
     if node.dense is not None:
-        if node.row is None or node.row == node.along or node.low_rank:
-            raise AxisError("a dense transition has a row axis other than the one it acts along, and no low-rank part")
+        if node.row is None or node.row == node.along:
+            raise AxisError("a dense transition has a row axis other than the one it acts along")
         needs("a dense transition", node.dense, str(node.along), node.row)
 
 

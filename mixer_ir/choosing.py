@@ -17,6 +17,11 @@ def checked_mixer(mixer: object, word: str) -> Mixer:
     )
 
 
+def refused(mixer: Mixer, form: str) -> str | None:
+    """Why a mixer has not a form; None where it has."""
+    return None if form == "auto" else refusal(mixer.expr, form)
+
+
 def checked_form(mixer: Mixer, form: str) -> str:
     """`form` if this mixer has it; OptionError for a name that no form has, FormError for one that is not legal."""
     if form == "auto":
@@ -24,7 +29,7 @@ def checked_form(mixer: Mixer, form: str) -> str:
     known = ("auto", *FORMS)
     if form not in known:
         raise OptionError(f"there is no form {form!r}{nearest(str(form), known)}; forms: {one_of(known)}")
-    reason = refusal(mixer.expr, form)
+    reason = refused(mixer, form)
     if reason is not None:
         legal = one_of(forms(mixer.expr))
         raise FormError(f"{mixer.name} has no form {form!r}: {reason}; legal forms: {legal}")

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from backends.triton.static import Kernels
-from lowering.context import Lowered, SignalType
+from lowering.context import Choice, Lowered, SignalType
 from lowering.kinds import unordered
 from lowering.lower import lower, lower_matrix
-from lowering.planner import Plan, plan
-from lowering.profile import profile_of
-from mixer_ir.binding import Bound, bind, check_indices, check_renames, checked_options, kind_of, nearest
+from lowering.planner import Plan, plans
+from lowering.stream import StateType
+from mixer_ir.binding import Bound, bind, check_indices, check_renames, checked_options, kind_of, nearest, shape_of
 from mixer_ir.cache import Cache
-from mixer_ir.choosing import checked_form, checked_mixer
-from mixer_ir.errors import OptionError, SignalError, StreamError, one_of
+from mixer_ir.choosing import checked_form, checked_mixer, refused
+from mixer_ir.errors import FormError, OptionError, SignalError, StreamError, one_of
 from mixer_ir.explain import Explanation, explain
 from mixer_ir.expr import TIME, Axes, Signal, Take, without
 from mixer_ir.indices import check_computed, computed
@@ -27,10 +27,12 @@ from mixer_ir.kernels import kernels
 from mixer_ir.linear import wants_real
 from mixer_ir.matrix import Matrix
 from mixer_ir.mixer import Mixer
-from mixer_ir.node import walk
-from mixer_ir.running import Run, backend_in_words, checked_backend, runner
+from mixer_ir.node import Node, walk
+from mixer_ir.packing import packed
+from mixer_ir.running import Run, backend_on, checked_backend, profiles_of, runner, told
 from mixer_ir.spec import dumps, loads
 from mixer_ir.streaming import StreamState, columns_of, entering, room_for
+from mixer_ir.traceable import handle_of, traceable
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -38,6 +40,7 @@ OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "the number of steps in a chunk (or of keys in a block), a whole number from 1; None: chosen by predicted time",
         lambda x: x is None or (type(x) is int and x >= 1),
     ),
+    "tune": ("whether generated kernels are tuned, True or False", lambda x: type(x) is bool),
 }
 """option -> what it must be, in words and as a test"""
 
@@ -47,9 +50,12 @@ def compile(mixer: Mixer, form: str = "auto", backend: str = "auto", **options: 
 
     form      one of `mixer.forms()`, taken by every part of the mixer that has it; "auto": each part takes the form
               that should be fastest at the sizes of the call
-    backend   "eager" (PyTorch, which "auto" takes), "native" (C, compiled at the first call, for processors),
-              "reference" (NumPy, float64), "symbolic" (SymPy, small sizes)
+    backend   "eager" (PyTorch), "native" (C, compiled at the first call, for processors), "triton" (for GPUs),
+              "reference" (NumPy, float64), "symbolic" (SymPy, small sizes); "auto": PyTorch, and on a processor, for
+              what has run as long as compiling takes, C where that is faster (last bits may change when it takes over)
     chunk=    the number of steps in a chunk; None or left out: chosen by predicted time
+    tune=     with backend="triton", on a GPU: True tries several ways to run each program at its first call (it takes
+              minutes) and keeps the fastest on disk, for every length, batch and process
 
     Errors: OptionError for an unknown form, backend or option; FormError for a form that this mixer does not have;
     BackendError for a backend that is not here.
@@ -59,8 +65,9 @@ def compile(mixer: Mixer, form: str = "auto", backend: str = "auto", **options: 
 
 @dataclass(frozen=True)
 class Executable:
-    """A program ready to run, with what was planned for it."""
+    """A program ready to run, with the call that it is for and what was planned for it."""
 
+    call: str
     plan: Plan
     lowered: Lowered
     run: Run
@@ -77,29 +84,37 @@ class CompiledMixer:
         self.mixer = checked_mixer(mixer, "compile")
         self.options = checked_options(options, OPTIONS)
         self.form = checked_form(mixer, form)
-        self.backend = checked_backend(backend)
+        self.backend = checked_backend(backend, tune=self.options.get("tune", False))
         self._programs: Cache[Executable] = Cache(64)
         self._matrices: Cache[Executable] = Cache(16)
         self._grows = True
+        self.handle = handle_of(self)
 
     # ------------------------------------------------------------------ calling
 
+    @traceable
     def __call__(
         self,
         *positional: Any,
         initial_state: Mapping[str, Tensor] | None = None,
         return_state: bool = False,
         reset: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
         **signals: Any,
     ) -> Any:
         """The mixer's output; with `return_state`, (output, state after the last step).
 
         initial_state   the state before the first step, as returned by an earlier call; zero where it is left out
         reset           (b t), true at the first position of every packed sequence: nothing passes from before it
+        cu_seqlens      the same by cumulated lengths, [0, end of the first, …, t], int32 or int64, with b = 1; states
+                        are then one for each sequence, along b
         """
         if positional:
             names = ", ".join(f"{n}=…" for n in self.mixer.signals)
             raise SignalError(f"signals are given by name: {self.mixer.name}({names})")
+        if cu_seqlens is not None:
+            given = signals if reset is None else {**signals, "reset": reset}
+            return packed(self, cu_seqlens, given, initial_state, return_state)
         if reset is not None:
             if "reset" not in self.mixer.signals:
                 return self._with_reset(initial_state=initial_state, return_state=return_state, **signals, reset=reset)
@@ -111,11 +126,13 @@ class CompiledMixer:
         y, state = self._advance(bound, initial_state, return_state)
         return (y, state) if return_state else y
 
+    @traceable
     def prefill(self, *positional: Any, **signals: Any) -> tuple[Tensor, StreamState]:
         """(outputs of the whole sequence, the state after it), to go on with `step` or another call."""
         y, state = self(*positional, **signals, return_state=True)
         return y, state
 
+    @traceable
     def step(self, state: Mapping[str, Tensor] | None, *positional: Any, **signals: Any) -> tuple[Tensor, StreamState]:
         """One step: (output at t, new state), from signals without their time axis; state None is the first step."""
         mixer = self.mixer if "reset" not in signals else self.mixer.with_reset()
@@ -140,6 +157,7 @@ class CompiledMixer:
         axis = self.mixer.returns.index(TIME)
         return y.select(axis, 0), new
 
+    @traceable
     def matrix(self, **signals: Any) -> Tensor:
         """The mixing matrix itself, axes (… t s): y_t = Σ_s M[t, s] v_s. The mixer's value signal may be left out."""
         M = self.mixer.matrix_expr
@@ -168,7 +186,8 @@ class CompiledMixer:
         """
         if positional:
             raise SignalError("explain takes signals by name, or the sizes of axes: explain(t=1000, …)")
-        return explain(self.mixer, self.form, self.options, given, backend_in_words(self.backend))
+        programs = [f"{made.call}: {line}" for made in self._programs.held() for line in told(made.run)]
+        return explain(self.mixer, self.form, self.options, given, self.backend, programs)
 
     def kernels(self, target: str, **sizes: int) -> Kernels:
         """The Triton kernels for a device, forward and backward, compiled without it: `print` shows text and figures.
@@ -197,7 +216,14 @@ class CompiledMixer:
 
     @cached_property
     def _with_reset(self) -> CompiledMixer:
-        return CompiledMixer(self.mixer.with_reset(), self.form, self.backend, self.options)
+        packed = self.mixer.with_reset()
+        if (reason := refused(packed, self.form)) is not None:
+            raise FormError(
+                f"{packed.name} is compiled with form {self.form!r}, which it has not where sequences are packed with "
+                f"reset=: {reason}; compile it with form='auto', which chooses at each call, or with one of "
+                f"{one_of(packed.forms())}"
+            )
+        return CompiledMixer(packed, self.form, self.backend, self.options)
 
     @cached_property
     def _indices(self) -> dict[str, str]:
@@ -229,6 +255,10 @@ class CompiledMixer:
             after = StreamState(states, used + length, columns_of(made.lowered))
         return bound.returned(out["y"]), after
 
+    def states(self, bound: Bound) -> Mapping[str, StateType]:
+        """The states that a call on these signals takes, of growing ones with one column."""
+        return self._program(bound, True, False, 1, None).lowered.entering
+
     def _as_state(self, state: Mapping[str, Tensor], bound: Bound) -> StreamState:
         """A state with what it knows of itself; of a plain dictionary, all columns count as seen."""
         if isinstance(state, StreamState):
@@ -237,7 +267,7 @@ class CompiledMixer:
             raise StreamError(
                 f"a state is a dictionary of tensors by name, as prefill returns it, not {type(state).__name__}"
             )
-        types = self._program(bound, True, False, 1, None).lowered.entering
+        types = self.states(bound)
         grown = {n: t.axes.index(t.grows) for n, t in types.items() if t.grows is not None and n in state}
         columns = max((state[n].shape[i] for n, i in grown.items() if state[n].dim() > i), default=0)
         return StreamState(state, columns, columns)
@@ -251,7 +281,8 @@ class CompiledMixer:
     def _matrix_program(self, M: Matrix, bound: Bound, declared: Mapping[str, Axes]) -> Executable:
         check_renames(self.mixer.name, self.mixer.body, bound.sizes)
         lowered = lower_matrix(M, signals=types_of(bound, declared))
-        return Executable(Plan(()), lowered, runner(self.backend, lowered.program, bound.precision))
+        run = runner(backend_on(self.backend, bound.device), lowered.program, bound.precision)
+        return Executable("the matrix", Plan(()), lowered, run)
 
     def _executable(self, bound: Bound, initial: bool, leave: bool, past: int, room: int | None) -> Executable:
         signals, body = types_of(bound, self.mixer.signals), self.mixer.expr
@@ -261,18 +292,34 @@ class CompiledMixer:
             raise SignalError(f"{self.mixer.name} takes the {what} of complex numbers, which have no order: {given}")
         one_step = bound.sizes[TIME] == 1 and (initial or leave)
         form = "recurrent" if one_step and self.form == "auto" else self.form
-        chosen = plan(body, signals, profile_of(bound.device.type), form=form, chunk=self.options.get("chunk"))
-        lowered = lower(
-            body,
-            returns=self.mixer.returns,
-            signals=signals,
-            forms=chosen.choices,
-            initial=initial,
-            final=leave,
-            past=past,
-            room=room,
+        backend = backend_on(self.backend, bound.device)
+        profiles = profiles_of(backend, bound.device.type)
+        made = plans(body, signals, profiles, form=form, chunk=self.options.get("chunk"), past=past)
+
+        def lowered(choices: Mapping[Node, Choice]) -> Lowered:
+            return lower(
+                body,
+                returns=self.mixer.returns,
+                signals=signals,
+                forms=choices,
+                initial=initial,
+                final=leave,
+                past=past,
+                room=room,
+            )
+
+        choices, others = made[0].choices, made[-1].choices
+        first = lowered(choices)
+        run = runner(
+            backend,
+            first.program,
+            bound.precision,
+            lambda: first.program if others == choices else lowered(others).program,
+            tune=self.options.get("tune", False),
         )
-        return Executable(chosen, lowered, runner(self.backend, lowered.program, bound.precision))
+        sizes = ", ".join(f"{a} = {n}" for a, n in bound.sizes.items())
+        stream = " from a state" * initial + " to a state" * leave
+        return Executable(f"{sizes}{stream}", made[0], first, run)
 
 
 def _again(text: str, form: str, backend: str, options: Mapping[str, Any]) -> CompiledMixer:
@@ -281,4 +328,4 @@ def _again(text: str, form: str, backend: str, options: Mapping[str, Any]) -> Co
 
 def types_of(bound: Bound, declared: Mapping[str, Axes]) -> dict[str, SignalType]:
     """What lowering needs to know of the signals of a call."""
-    return {n: SignalType(declared[n], tuple(x.shape), kind_of(x.dtype)) for n, x in bound.tensors.items()}
+    return {n: SignalType(declared[n], shape_of(x), kind_of(x.dtype)) for n, x in bound.tensors.items()}

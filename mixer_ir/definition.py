@@ -99,8 +99,8 @@ class Definition(Generic[A]):
             case e.Take(table=table, axis=axis, index=index):
                 return of[table].picked(axis, of[index])
             case e.Join(parts=parts, along=along, axis=axis):
-                named = [of[p].named(a, axis) for p, a in zip(parts, along, strict=True)]
-                return stack([x.at(axis, i) for x in named for i in range(x.sizes[axis])], axis)
+                named = [of[p].named(a, axis) if a else of[p] for p, a in zip(parts, along, strict=True)]
+                return stack([x.at(axis, i) for x in named for i in range(x.sizes.get(axis, 1))], axis)
             case e.Detach(of=part):
                 return of[part].detached()
             case Apply(matrix=M, of=part):
@@ -164,14 +164,14 @@ class Definition(Generic[A]):
         if transition.dense is not None:
             if transition.row is None or transition.along is None:
                 raise DeclarationError("a dense transition needs the names of its row and column axes")
-            made = contract(at(transition.dense), S, (transition.along,))
-            return made.named(transition.row, transition.along)
-        new = S
-        if transition.log is not None:
+            new = contract(at(transition.dense), S, (transition.along,)).named(transition.row, transition.along)
+        elif transition.log is not None:
             new = mul(apply("exp", at(transition.log)), S)
         elif transition.factor is not None:
             new = mul(at(transition.factor), S)
-        over = (transition.along,) if transition.along else ()
+        else:
+            new = S
+        over = (transition.along, *transition.beside) if transition.along else ()
         return total([new, *(mul(at(a), contract(at(b), S, over)) for a, b in transition.low_rank)])
 
     def _start(self, name: str, axes: Axes, sizes: Mapping[str, int]) -> A:

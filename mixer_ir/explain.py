@@ -4,28 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from math import isqrt
+from textwrap import wrap
 from typing import Any
 
 from lowering.context import SignalType
-from lowering.planner import Candidate, PiecePlan, plan
-from lowering.profile import profile_of
-from mixer_ir.binding import bind, kind_of
+from lowering.cost import Cost
+from lowering.planner import Candidate, PiecePlan, plans
+from mixer_ir.binding import bind, check_renames, kind_of
 from mixer_ir.errors import AxisError, one_of
-from mixer_ir.expr import TIME, Axes, Cumulate, Delay, Signal, Take, union
+from mixer_ir.expr import TIME, Axes, Cumulate, Delay, Rename, Signal, Take, union
 from mixer_ir.functions import Kind
 from mixer_ir.legal import FORMS
-from mixer_ir.matrix import Mask, Resets
+from mixer_ir.matrix import Mask, Monarch, Resets
 from mixer_ir.mixer import Mixer
 from mixer_ir.node import walk
 from mixer_ir.process import Process, Recurrence
+from mixer_ir.running import in_words, profiles_of
 
 ASSUMED = {"b": 1, "t": 1024, "h": 4}
 ASSUMED_ELSE = 64
+WIDTH = 120
+"""of lines of text"""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One form of one piece: legal, or why not; and what it would cost with its best chunk."""
+    """One form of one piece: legal, or why not; and what it would cost with its best chunk.
+
+    compiled   where programs may rise to compiled C: the predicted seconds there, and `rises` if it is chosen there
+    """
 
     piece: str
     form: str
@@ -37,11 +46,14 @@ class Row:
     held: float
     seconds: float
     chosen: bool
+    compiled: float = 0.0
+    compiled_chunk: int | None = None
+    rises: bool = False
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Printable; `rows` is the table, `chosen` the form of each piece by name."""
+    """Printable; `rows` is the table, `chosen` the form of each piece by name, `programs` what became of those made."""
 
     mixer: Mixer
     sizes: Mapping[str, int]
@@ -49,10 +61,16 @@ class Explanation:
     device: str
     backend: str
     rows: tuple[Row, ...]
+    programs: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> dict[str, str]:
         return {r.piece: r.form for r in self.rows if r.chosen}
+
+    @property
+    def compiled(self) -> dict[str, str]:
+        """The form of each piece in programs that rise to compiled C."""
+        return {r.piece: r.form for r in self.rows if r.rises}
 
     def __str__(self) -> str:
         m = self.mixer
@@ -60,7 +78,9 @@ class Explanation:
         lines = [f"{m.name}  ({sizes}; {self.device})"]
         if self.assumed:
             lines.append(f"  sizes assumed: {one_of(self.assumed)}; give others as explain(t=…)")
-        lines.append(f"  backend {self.backend}")
+        lines += wrap(f"backend {self.backend}", WIDTH, initial_indent="  ", subsequent_indent="    ")
+        for program in self.programs:
+            lines += wrap(program, WIDTH, initial_indent="    ", subsequent_indent="      ")
         lines += ["", "structure", *_indented(str(m)), "", "traits", *_indented(str(m.traits)), "", "rules that fired"]
         lines += _indented(_rules(m))
         for piece in dict.fromkeys(r.piece for r in self.rows):
@@ -71,14 +91,23 @@ class Explanation:
 
 
 def explain(
-    mixer: Mixer, form: str, options: Mapping[str, Any], given: Mapping[str, Any], backend: str = "eager"
+    mixer: Mixer,
+    form: str,
+    options: Mapping[str, Any],
+    given: Mapping[str, Any],
+    backend: str = "eager",
+    programs: Sequence[str] = (),
 ) -> Explanation:
-    """The explanation at the sizes of the signals given, or at the sizes of axes given as whole numbers."""
+    """The explanation at the sizes of the signals given, or at the sizes of axes given as whole numbers.
+
+    programs   what has become of the programs that were made so far, a line each
+    """
     types, sizes, assumed, device = _typed(mixer, given)
-    profile = profile_of(device)
-    chosen = plan(mixer.expr, types, profile, form=form, chunk=options.get("chunk"), price_all=True)
-    rows = tuple(row for p in chosen.pieces for row in _rows(p))
-    return Explanation(mixer, sizes, assumed, profile.name, backend, rows)
+    profiles = profiles_of(backend, device)
+    made = plans(mixer.expr, types, profiles, form=form, chunk=options.get("chunk"), price_all=True)
+    pairs = zip(made[0].pieces, made[-1].pieces if len(made) > 1 else repeat(None), strict=False)
+    rows = tuple(row for p, other in pairs for row in _rows(p, other))
+    return Explanation(mixer, sizes, assumed, profiles[0].name, in_words(backend, device), rows, tuple(programs))
 
 
 def _typed(
@@ -98,9 +127,24 @@ def _typed(
     sizes = {a: given.get(a, ASSUMED.get(a, ASSUMED_ELSE)) for a in axes}
     if "s" in sizes and "s" not in given:
         sizes["s"] = sizes.get(TIME, ASSUMED[TIME])
+    _agree(mixer, sizes, given)
+    check_renames(mixer.name, mixer.body, sizes)
     kinds = likely_kinds(mixer)
     types = {n: SignalType(a, tuple(sizes[x] for x in a), kinds[n]) for n, a in mixer.signals.items()}
     return types, sizes, tuple(a for a in axes if a not in given), "cpu"
+
+
+def _agree(mixer: Mixer, sizes: dict[str, int], given: Mapping[str, int]) -> None:
+    """Assumed sizes that follow from others: what is renamed is as long, and a Monarch matrix' grid has T places."""
+    for node in walk(mixer.body):
+        match node:
+            case Rename(old=old, new=new) if TIME not in (old, new) and {old, new} <= sizes.keys():
+                kept, other = (old, new) if old in given else (new, old)
+                if other not in given:
+                    sizes[other] = sizes[kept]
+            case Monarch(grid=(i, l), rows=(k, j)) if not {i, j, k, l} & given.keys():
+                outer = max(n for n in range(1, isqrt(sizes[TIME]) + 1) if sizes[TIME] % n == 0)
+                sizes.update({i: outer, k: outer, j: sizes[TIME] // outer, l: sizes[TIME] // outer})
 
 
 def likely_kinds(mixer: Mixer) -> dict[str, Kind]:
@@ -119,12 +163,13 @@ def likely_kinds(mixer: Mixer) -> dict[str, Kind]:
     return kinds
 
 
-def _rows(p: PiecePlan) -> list[Row]:
+def _rows(p: PiecePlan, compiled: PiecePlan | None) -> list[Row]:
     rows = []
     for form in FORMS:
         reason = p.legal[form]
         best = _best([c for c in p.candidates if c.choice.form == form], p)
-        cost = None if best is None else best.cost
+        other = None if compiled is None else _best([c for c in compiled.candidates if c.choice.form == form], compiled)
+        cost = Cost() if best is None else best.cost
         rows.append(
             Row(
                 piece=p.piece.name,
@@ -132,11 +177,14 @@ def _rows(p: PiecePlan) -> list[Row]:
                 legal=reason is None,
                 why_not=reason or "",
                 chunk=None if best is None else best.choice.chunk,
-                operations=0.0 if cost is None else cost.operations,
-                bytes=0.0 if cost is None else cost.bytes,
-                held=0.0 if cost is None else cost.held,
-                seconds=0.0 if cost is None else cost.seconds,
+                operations=cost.operations,
+                bytes=cost.bytes,
+                held=cost.held,
+                seconds=cost.seconds,
                 chosen=p.chosen.form == form,
+                compiled=0.0 if other is None else other.cost.seconds,
+                compiled_chunk=None if other is None else other.choice.chunk,
+                rises=compiled is not None and compiled.chosen.form == form,
             )
         )
     return rows
@@ -148,15 +196,16 @@ def _best(candidates: Sequence[Candidate], p: PiecePlan) -> Candidate | None:
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    head = ("", "form", "chunk", "operations", "bytes", "memory", "time", "")
+    both = any(r.compiled for r in rows)
+    head = ("", "form", "chunk", "operations", "bytes", "memory", "time", *(["compiled"] if both else []), "")
     lines = [head]
     for r in rows:
-        mark = "→" if r.chosen else " "
         if r.legal:
-            numbers = (_short(r.operations), _short(r.bytes, "B"), _short(r.held, "B"), _duration(r.seconds))
-            lines.append((mark, r.form, str(r.chunk or ""), *numbers, "chosen" if r.chosen else ""))
+            numbers = [_short(r.operations), _short(r.bytes, "B"), _short(r.held, "B"), _duration(r.seconds)]
+            numbers += [_duration(r.compiled)] if both else []
+            lines.append(("→" if r.chosen else " ", r.form, str(r.chunk or ""), *numbers, _note(r)))
         else:
-            lines.append((mark, r.form, "", "", "", "", "", f"no: {r.why_not}"))
+            lines.append((" ", r.form, *[""] * (len(head) - 3), f"no: {r.why_not}"))
     widths = [max(len(line[i]) for line in lines) for i in range(len(head) - 1)]
     left = (0, 1)
 
@@ -165,6 +214,13 @@ def _table(rows: Sequence[Row]) -> list[str]:
         return "  ".join((*cells, line[-1])).rstrip()
 
     return [laid(line) for line in lines]
+
+
+def _note(r: Row) -> str:
+    if not r.rises:
+        return "chosen" if r.chosen else ""
+    chunk = f" with chunks of {r.compiled_chunk}" if r.compiled_chunk != r.chunk else ""
+    return f"chosen{' on operators and' if r.chosen else ''} compiled{chunk}"
 
 
 def _rules(mixer: Mixer) -> str:

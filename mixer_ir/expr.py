@@ -282,7 +282,10 @@ class Take(Expr):
 
 @node
 class Join(Expr):
-    """The parts laid end to end along a new axis `axis`; `along` says what that axis is called in each part."""
+    """The parts laid end to end along a new axis `axis`; `along` says what that axis is called in each part.
+
+    A part for which it says "" is one entry.
+    """
 
     parts: tuple[Expr, ...]
     along: Axes
@@ -364,9 +367,14 @@ def _shared(left: Axes, right: Axes) -> Axes:
     if states:
         return states
     if not left or left[-1] not in right or left[-1] in (BATCH, TIME, SOURCE):
+        own = [x for x in left if trace is not None and x in trace.state_axes and x not in right]
+        rows = [x for x in right if x not in (*left, BATCH, TIME, SOURCE)]
+        hint = ""
+        if own and rows:
+            hint = f"; or call what a matrix left on {rows[0]} by the state's axis: mx.rename(x, {rows[0]}='{own[0]}')"
         raise AxisError(
             f"({' '.join(left)}) @ ({' '.join(right)}): the left side's last axis is not one to contract with the "
-            "right side; name the axes to sum over with mx.contract(a, b, over='k')"
+            f"right side; name the axes to sum over with mx.contract(a, b, over='k'){hint}"
         )
     if trace is not None:
         trace.contracted.append(left[-1])

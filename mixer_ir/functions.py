@@ -128,3 +128,9 @@ def number(s: Any, x: Any) -> Any:
     simple = Fraction(x).limit_denominator(10**6)
     fraction = simple if float(simple) == x else Fraction(x)
     return s.Rational(fraction.numerator, fraction.denominator)
+
+
+def part(s: Any, x: Any, fn: str) -> Any:
+    """`re` or `im` of x in SymPy (`s`), where x is a formula left as it stands: working it out multiplies all out."""
+    x = s.sympify(x)
+    return getattr(s, fn)(x, evaluate=x.is_number or x.is_Symbol)

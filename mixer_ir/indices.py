@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from mixer_ir.binding import visible
 from mixer_ir.definition import Definition
 from mixer_ir.errors import SignalError
 from mixer_ir.expr import TIME, Axes, Call, Detach, Expr, Index, Literal, Rename, Signal, Size, Take
@@ -31,7 +32,7 @@ def check_computed(
     before: int = 0,
 ) -> None:  # fmt: skip
     """Raise SignalError where an index leaves its table; `before` steps of the sequence went ahead of this call."""
-    for take in takes:
+    for take in takes if visible(tensors.values()) else ():
         if take.axis not in sizes or not _signals(take.index) <= tensors.keys():
             continue
         rows, moving = sizes[take.axis], {n: x for n, x in tensors.items() if n in _signals(take.index)}

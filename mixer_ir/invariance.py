@@ -44,7 +44,7 @@ from mixer_ir.matrix import (
 )
 from mixer_ir.node import Node
 from mixer_ir.process import Read, Run, Transition
-from mixer_ir.reach import Reach, entries_reach
+from mixer_ir.reach import Reach, entries_reach, reach_of
 
 
 class Moves(IntEnum):
@@ -73,6 +73,18 @@ def _step(x: Node, value: str, memo: dict[Node, Moves]) -> Moves:
     def only_fixed(*parts: Node | None) -> bool:
         return most(*parts) == Moves.FIXED
 
+    def after(*parts: Expr) -> Moves:
+        """How `x`, which moves with its parts, behaves as a whole: two kernels that look to both sides miss, one after
+        the other, what lies beyond the ends of the sequence."""
+        inner = [reach_of(p, lambda s: s.name == value) for p in parts]
+        if any(r & ~Reach.NOW for r in inner) and two_sided(x):
+            return Moves.OTHERWISE
+        return most(*parts)
+
+    def two_sided(e: Node) -> bool:
+        whole = reach_of(e, lambda s: s.name == value)  # type: ignore[arg-type]
+        return Reach.PAST in whole and Reach.FUTURE in whole
+
     match x:
         case Signal(name=name, axes=axes):
             if SOURCE in axes or (TIME in axes and name != value):
@@ -89,15 +101,15 @@ def _step(x: Node, value: str, memo: dict[Node, Moves]) -> Moves:
         case Contract(over=over) | Reduce(over=over):
             return Moves.OTHERWISE if TIME in over or SOURCE in over else most(*x.children())
         case Cumulate(fn=fn, of=of, reset=reset):
-            return most(of) if fn == "sum" and reset is None and most(of) == Moves.WITH_IT else Moves.OTHERWISE
+            return after(of) if fn == "sum" and reset is None and most(of) == Moves.WITH_IT else Moves.OTHERWISE
         case Delay(of=of, reset=reset):
-            return most(of) if reset is None else Moves.OTHERWISE
+            return after(of) if reset is None else Moves.OTHERWISE
         case Read(process=p, query=query):
             fixed = only_fixed(*p.transition.exprs, query) and p.reset is None
-            inputs = [most(k, v) for k, v in p.inputs]
+            inputs = [after(k, v) for k, v in p.inputs]
             return Moves.WITH_IT if fixed and all(m == Moves.WITH_IT for m in inputs) else Moves.OTHERWISE
         case Apply(matrix=M, of=of):
-            return Moves.WITH_IT if most(of) == Moves.WITH_IT and is_toeplitz(M) else Moves.OTHERWISE
+            return Moves.WITH_IT if after(of) == Moves.WITH_IT and is_toeplitz(M) else Moves.OTHERWISE
         case Reverse() | Run():
             return Moves.OTHERWISE
     return Moves.OTHERWISE

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from backends.triton.kernel import Setting
 from backends.triton.levels import levels
-from backends.triton.static import Kernels, kernels_of
+from backends.triton.static import Kernels, Planned
 from lowering.adjoint import adjoint
 from lowering.context import SignalType
 from lowering.lower import lower
-from lowering.planner import plan
+from lowering.planner import Plan, plan
 from lowering.profile import profile_of
 from lowering.program import Program
 from mixer_ir import samples
@@ -25,15 +24,28 @@ TYPICAL = {"b": 8, "t": 4096, "s": 4096, "h": 16} | dict.fromkeys("kvndm", 64)
 
 def kernels(mixer: Mixer, form: str, chunk: int | None, target: str, sizes: Mapping[str, int]) -> Kernels:
     """The kernels of one form, forward and backward, for every floating signal."""
-    program = lowered(mixer, form, chunk, sizes)
+    title, made = planned(mixer, form, chunk, sizes)
+    return made.compiled(title, target)
+
+
+def planned(mixer: Mixer, form: str, chunk: int | None, sizes: Mapping[str, int]) -> tuple[str, Planned]:
+    """(equation, forms and sizes in words; the kernels, to be compiled for any device)."""
+    chosen, signals = _chosen(mixer, form, chunk, sizes)
+    program = _lowered(mixer, chosen, signals)
     inputs = [n for n, v in zip(program.input_names, program.inputs, strict=True) if v.differentiable]
     back = adjoint(program, inputs) if inputs and program.output("y").differentiable else None
+    forms = dict.fromkeys(c.form + (f" in chunks of {c.chunk}" if c.chunk else "") for c in chosen.choices.values())
     at = " ".join(f"{a}={n}" for a, n in _sizes(mixer, sizes).items())
-    return kernels_of(f"{mixer}\n\nform {form}, {at}", program, back, target, Setting(dot="bf16"))
+    title = f"{mixer}\n\nform {', '.join(forms) or form}; {at}; bfloat16 signals"
+    return title, Planned(program, back)
 
 
 def lowered(mixer: Mixer, form: str, chunk: int | None, given: Mapping[str, int]) -> Program:
     """The program that a GPU is given, at some sizes: a sequence is not cut into stretches."""
+    return _lowered(mixer, *_chosen(mixer, form, chunk, given))
+
+
+def _chosen(mixer: Mixer, form: str, chunk: int | None, given: Mapping[str, int]) -> tuple[Plan, dict[str, SignalType]]:
     sizes = _sizes(mixer, given)
     small = samples.draw(mixer, samples.sizes_for(mixer, 2), seed=0)
     signals = {
@@ -42,12 +54,12 @@ def lowered(mixer: Mixer, form: str, chunk: int | None, given: Mapping[str, int]
         if n in small
     }
     profile = replace(profile_of("cuda"), held=1 << 62)
-    chosen = plan(mixer.expr, signals, profile, form=form, chunk=chunk)
-    return levels(
-        lower(
-            mixer.expr, returns=mixer.returns, signals=signals, forms=chosen.choices, initial=False, final=False
-        ).program
-    )
+    return plan(mixer.expr, signals, profile, form=form, chunk=chunk), signals
+
+
+def _lowered(mixer: Mixer, chosen: Plan, signals: Mapping[str, SignalType]) -> Program:
+    made = lower(mixer.expr, returns=mixer.returns, signals=signals, forms=chosen.choices, initial=False, final=False)
+    return levels(made.program)
 
 
 def _sizes(mixer: Mixer, given: Mapping[str, int]) -> dict[str, int]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from mixer_ir.affine import NotAffine, normal_form
 from mixer_ir.expr import SOURCE, TIME, Expr, Signal
-from mixer_ir.matrix import Apply, Circulant, Fourier, LowRank, Matrix, Monarch, Softmax, Toeplitz
+from mixer_ir.matrix import Apply, Circulant, Fourier, LowRank, Matrix, Monarch, Resets, Softmax, Toeplitz
 from mixer_ir.node import Node, walk
 from mixer_ir.pieces import Piece, pieces
 from mixer_ir.process import Process, Run
+from mixer_ir.rules_resets import is_packed_filter
 
 FORMS = ("recurrent", "chunked", "parallel", "scan", "fft", "monarch", "direct", "flash", "dense")
 
@@ -55,10 +56,6 @@ def _of_process(process: Process, piece: Piece) -> dict[str, str | None]:
     for form in ("fft", "monarch", "direct"):
         table[form] = moving
     table["flash"] = NOT_SOFTMAX
-    dense = process.transition.dense
-    if dense is not None and TIME in dense.axes:
-        for form in ("chunked", "parallel"):
-            table[form] = f"its dense transition depends on t through {signals(dense)}"
     return table
 
 
@@ -101,6 +98,8 @@ def _of_matrix(M: Matrix) -> dict[str, str | None]:
     match M:
         case Toeplitz():
             extra: tuple[str, ...] = ("fft", "monarch", "direct")
+        case Resets() if is_packed_filter(M):
+            extra = ("direct",)
         case Circulant() | Fourier():
             extra = ("fft", "monarch")
         case Monarch():

@@ -6,7 +6,7 @@ a product of Householder matrices, a momentum or a gated delta rule all end as o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from mixer_ir.algebra import ONE, ZERO, contracted, is_zero, keep, ones, product, renamed, split, total
@@ -66,6 +66,11 @@ class Form:
         terms = tuple(replace(t, coefficient=product(x, t.coefficient)) for t in self.terms)
         return Form(terms, tuple(product(x, r) for r in self.rest))
 
+    def map(self, change: Callable[[Expr], Expr]) -> Form:
+        """The form with `change` made in every expression."""
+        terms = (replace(t, coefficient=change(t.coefficient), query=change(t.query)) for t in self.terms)
+        return Form(tuple(terms), tuple(change(r) for r in self.rest))
+
     def chosen(self, condition: Expr, other: Form) -> Form:
         """This form where `condition` holds, else the other."""
         yes = Call(fn="where", args=(condition, ONE, ZERO))
@@ -93,8 +98,9 @@ def merged(terms: Iterable[Term]) -> tuple[Term, ...]:
 
 def _contract(t: Term, x: Expr, over: Axes, whole: Expr) -> Term:
     """Σ_over x · term."""
+    aside: Expr = ONE
     if t.shown is not None and t.shown[1] in over:
-        t, x, over = _unshown(t, x, over, whole)
+        t, x, over, aside = _unshown(t, x, over, whole)
     inner = tuple(a for a in over if a in t.query.axes and a not in t.over)
     own = tuple(a for a in over if a in t.free)
     coefficient = contracted(x, t.coefficient, without(over, (*inner, *own)))
@@ -108,20 +114,27 @@ def _contract(t: Term, x: Expr, over: Axes, whole: Expr) -> Term:
         missing = [ones(a) for a in own if a not in moved.axes]
         moved, shown = _apart(moved, t.over, shown, whole)
         query = product(query, moved, *missing)
-    return replace(t, coefficient=coefficient, query=query, over=(*t.over, *own), shown=shown)
+    return replace(t, coefficient=product(aside, coefficient), query=query, over=(*t.over, *own), shown=shown)
 
 
-def _unshown(t: Term, x: Expr, over: Axes, whole: Expr) -> tuple[Term, Expr, Axes]:
-    """The term and x with the axis that is shown under another name called by its own, as it is about to be summed."""
+def _unshown(t: Term, x: Expr, over: Axes, whole: Expr) -> tuple[Term, Expr, Axes, Expr]:
+    """The term and x with the axis that is shown under another name called by its own, as it is about to be summed.
+
+    Last, the factors on a result's axis that bears the state's own name: they have no part in the sum.
+    """
     assert t.shown is not None
     own, name = t.shown
+    if own in over:  # another axis of that name, summed as well: first
+        x, over = contracted(x, t.coefficient, (own,)), without(over, own)
+        t = replace(t, coefficient=ONE)
     shown: tuple[str, str] | None = None
     moved, outside = split([x, t.coefficient], (name,))
-    if own in moved.axes and own != name:
+    aside, outside = split([outside], (own,))
+    if own in moved.axes:
         moved, shown = _apart(moved, (own,), None, whole)
     moved = renamed(moved, name, own)
     t = replace(t, coefficient=outside, shown=shown)
-    return t, moved, tuple(own if a == name else a for a in over)
+    return t, moved, tuple(own if a == name else a for a in over), aside
 
 
 def _apart(x: Expr, bound: Axes, shown: tuple[str, str] | None, whole: Expr) -> tuple[Expr, tuple[str, str] | None]:

@@ -27,6 +27,12 @@ class Matrix(Node):
     def __add__(self, other: Any) -> Matrix:
         return Sum(terms=(self, as_matrix(other, "+")))
 
+    def __radd__(self, other: Any) -> Matrix:
+        return Sum(terms=(as_matrix(other, "+"), self))
+
+    def __rsub__(self, other: Any) -> Matrix:
+        return as_matrix(other, "-") - self
+
     def __sub__(self, other: Any) -> Matrix:
         return Sum(terms=(self, Scale(factor=as_expr(-1), of=as_matrix(other, "-"))))
 
@@ -61,8 +67,11 @@ class Matrix(Node):
 
 def as_matrix(value: Any, where: str) -> Matrix:
     if not isinstance(value, Matrix):
+        number = isinstance(value, int | float | complex)
+        hint = "write mx.identity() for I, mx.lowrank(1.0, 1.0, over='') for ones everywhere"
         raise DeclarationError(
-            f"M {where} x needs a matrix on both sides; turn a signal x into one with mx.diagonal(x)"
+            f"M {where} x needs a matrix on both sides; "
+            + (f"the number {value} is none: {hint}" if number else "turn a signal x into one with mx.diagonal(x)")
         )
     return value
 

@@ -18,11 +18,11 @@ class State(Expr):
 
 @node
 class Transition(Node):
-    """A_t = diag(exp(log_t)) or diag(factor_t), plus Σ_i a_i,t b_i,tᵀ or a dense matrix along the state axis `along`.
+    """A_t = diag(exp(log_t)), diag(factor_t) or a dense matrix along the state axis `along`, plus Σ_i a_i,t b_i,tᵀ.
 
     log       log-decays (exponentiated as they are; ≤ 0 for a decay)
     factor    decays given directly: may be zero, negative, above one, complex; at most one of log, factor is set
-    low_rank  pairs (a, b), both with the axis `along`
+    low_rank  pairs (a, b), both with the axes `along` and `beside`: a_i b_iᵀ acts along all of these at once
     dense     a matrix with axes `row` (new state) and `along` (old state); then log and factor are unset
     """
 
@@ -32,6 +32,7 @@ class Transition(Node):
     low_rank: tuple[tuple[Expr, Expr], ...] = ()
     dense: Expr | None = None
     row: str | None = None
+    beside: Axes = ()
 
     @property
     def exprs(self) -> tuple[Expr, ...]:
@@ -83,7 +84,7 @@ class Read(Expr):
     def __post_init__(self) -> None:
         p = self.process
         values = union(*(v.axes for _, v in p.inputs))
-        set_axes(self, without(union(self.query.axes, p.batch, values, (TIME,)), p.over))
+        set_axes(self, without(union(self.query.axes, p.batch, values, p.axes, (TIME,)), p.over))
 
 
 @node

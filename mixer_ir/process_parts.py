@@ -31,39 +31,42 @@ def process_of(state: State, form: Form, reads: Sequence[Term], reset: Expr | No
     reads      how the state is read
     may_gate   whether a choice such as where(c, 0, S) may become the process' reset (not where S is read before it)
     """
-    acts = _acts_along(state, form.terms)
+    acts = acts_along(state.name, state.axes, form.terms)
     if may_gate and reset is None:
         reset, form = _gated(state, form)
-    over = (acts,) if acts is not None else _common(state.axes, [t.over for t in reads])
+    over = acts or reads_in_common(state.axes, [t.over for t in reads])
     transition = _transition(form.terms, acts)
-    inputs = _inputs(form.rest, over, without(state.axes, over))
+    inputs = inputs_of(form.rest, over, without(state.axes, over))
     fixed = not any(TIME in e.axes for e in (*transition.exprs, *(t.query for t in reads)))
-    if acts is None and over == state.axes and fixed and any(TIME in key.axes for key, _ in inputs):
+    if not acts and over == state.axes and fixed and any(TIME in key.axes for key, _ in inputs):
         over = ()  # each entry of the state is a convolution of its own input
-        inputs = _inputs(form.rest, over, state.axes)
+        inputs = inputs_of(form.rest, over, state.axes)
     return Process(name=state.name, axes=state.axes, over=over, transition=transition, inputs=inputs, reset=reset)
 
 
-def _common(axes: Axes, reads: Sequence[Axes]) -> Axes:
-    """The axes that every read contracts."""
+def reads_in_common(axes: Axes, reads: Sequence[Axes]) -> Axes:
+    """Those of a state's axes that every read contracts."""
     return tuple(a for a in axes if reads and all(a in over for over in reads))
 
 
-def _acts_along(state: State, terms: Sequence[Term]) -> str | None:
-    """The one state axis along which the transition mixes; None if it is diagonal."""
-    along = {t.over for t in terms if t.over}
+def acts_along(name: str, axes: Axes, terms: Sequence[Term]) -> Axes:
+    """The state axes along which the transition mixes, all of them in every term that mixes; none if it is diagonal."""
+    mixing = [t for t in terms if t.over]
     for t in terms:
         if not t.over and t.shown is not None:
-            raise NotLinear(f"the update of {state.name} exchanges the axes of {state.name}", t.coefficient)
-    if len(along) > 1 or any(len(over) > 1 for over in along):
-        mixed = " and ".join(a for a in state.axes if any(a in over for over in along))
-        worst = next(product(t.coefficient, t.query) for t in terms if t.over)
+            raise NotLinear(f"the update of {name} exchanges the axes of {name}", t.coefficient)
+    along = {tuple(a for a in axes if a in t.over) for t in mixing}
+    turned = [t for t in mixing if t.shown is not None]
+    if len(along) > 1 or (turned and len(turned[0].over) > 1):
+        mixed = " and ".join(a for a in axes if any(a in over for over in along))
+        worst = (turned or mixing)[0]
+        term = product(worst.coefficient, worst.query)
         raise NotLinear(
-            f"the update of {state.name} mixes {state.name} along {mixed} at once, so it has no low-rank form; one "
-            f"such term is {formula(worst)}",
-            worst,
+            f"the update of {name} mixes {name} along {mixed} at once, so it has no low-rank form; one "
+            f"such term is {formula(term)}",
+            term,
         )
-    return next(iter(along))[0] if along else None
+    return along.pop() if along else ()
 
 
 def _gated(state: State, form: Form) -> tuple[Expr | None, Form]:
@@ -96,28 +99,28 @@ def _condition(gate: Expr, axes: Axes) -> Expr | None:
     return None if any(a in axes for a in made.axes) or TIME not in made.axes else made
 
 
-def _transition(terms: Sequence[Term], along: str | None) -> Transition:
+def _transition(terms: Sequence[Term], acts: Axes) -> Transition:
     diagonal = total(t.coefficient for t in terms if not t.over)
     pairs = [t for t in terms if t.over]
-    if along is not None and any(t.shown is not None for t in pairs):
-        return _dense(diagonal, pairs, along)
+    if any(t.shown is not None for t in pairs):
+        return _dense(diagonal, pairs, acts[0])
+    if not pairs:
+        return diagonal_transition(diagonal)
     low_rank = tuple(
-        (t.coefficient if along in t.coefficient.axes else product(t.coefficient, ones(str(along))), t.query)
-        for t in pairs
+        (product(t.coefficient, *(ones(a) for a in acts if a not in t.coefficient.axes)), t.query) for t in pairs
     )
-    return diagonal_transition(diagonal, along=along, low_rank=low_rank)
+    return diagonal_transition(diagonal, along=acts[0], beside=acts[1:], low_rank=low_rank)
 
 
 def diagonal_transition(
-    diagonal: Expr, *, along: str | None = None, low_rank: tuple[tuple[Expr, Expr], ...] = ()
+    diagonal: Expr, *, along: str | None = None, beside: Axes = (), low_rank: tuple[tuple[Expr, Expr], ...] = ()
 ) -> Transition:
     """diag(diagonal) + Σ a bᵀ, as log-decays where the diagonal is a product of exponentials."""
+    plain = Transition(along=along, beside=beside, low_rank=low_rank)
     if is_one(diagonal):
-        return Transition(along=along, low_rank=low_rank)
+        return plain
     log = log_of(diagonal)
-    if log is not None:
-        return Transition(along=along, log=log, low_rank=low_rank)
-    return Transition(along=along, factor=diagonal, low_rank=low_rank)
+    return replace(plain, factor=diagonal) if log is None else replace(plain, log=log)
 
 
 def _dense(diagonal: Expr, pairs: Sequence[Term], along: str) -> Transition:
@@ -131,7 +134,7 @@ def _dense(diagonal: Expr, pairs: Sequence[Term], along: str) -> Transition:
     return Transition(along=along, dense=total(parts), row=row)
 
 
-def _inputs(rest: Sequence[Expr], over: Axes, values: Axes) -> tuple[tuple[Expr, Expr], ...]:
+def inputs_of(rest: Sequence[Expr], over: Axes, values: Axes) -> tuple[tuple[Expr, Expr], ...]:
     """Σ rest as pairs (key, value): what has value axes or t, and no axis of `over`, goes to the value."""
 
     def inseparable(f: Expr) -> bool:

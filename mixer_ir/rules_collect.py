@@ -16,6 +16,7 @@ from mixer_ir.matrix import (
     LowRank,
     Matrix,
     Product,
+    Resets,
     Scale,
     Semiseparable,
     Sum,
@@ -90,11 +91,11 @@ def strict_and_diagonal(S: Semiseparable) -> tuple[Semiseparable, Expr]:
     A, C = S.A, S.C
     if A.dense is not None:
         assert A.row is not None and A.along is not None
-        from_row = contracted(renamed(C, A.along, A.row), A.dense, (A.row,))
-        return replace(S, C=from_row, strict=True), contracted(C, S.B, S.over)
-    decay = A.factor if A.factor is not None else (None if A.log is None else Call(fn="exp", args=(A.log,)))
-    parts = [C if decay is None else product(C, decay)]
-    parts += [product(b, contracted(C, a, (A.along or "",))) for a, b in A.low_rank]
+        decayed = contracted(renamed(C, A.along, A.row), A.dense, (A.row,))
+    else:
+        decayed = C if A.log is None and A.factor is None else product(C, _decay(A))
+    over = (A.along or "", *A.beside)
+    parts = [decayed, *(product(b, contracted(C, a, over)) for a, b in A.low_rank)]
     return replace(S, C=total(parts), strict=True), contracted(C, S.B, S.over)
 
 
@@ -252,6 +253,8 @@ def structure_of(M: Matrix) -> str:
             return "quasiseparable" if both else "semiseparable"
         case LowRank():
             return "low-rank"
+        case Resets(of=of):
+            return f"{structure_of(of)} on packed pieces"
         case Sum() | Product() | Scale():
             inside = list(dict.fromkeys(structure_of(m) for m in M.children() if isinstance(m, Matrix)))
             return inside[0] if isinstance(M, Scale) else f"{type(M).__name__.lower()} of {', '.join(inside)}"

@@ -52,9 +52,9 @@ def _given(e: Expr | None) -> Expr:
 def slowed(A: Transition, log: Expr | None, factor: Expr | None) -> Transition:
     """a A, for a = exp(log) or a = factor without the state's axis."""
     a = factor if factor is not None else Call(fn="exp", args=(_given(log),))
-    if A.dense is not None:
-        return replace(A, dense=product(a, A.dense))
     low_rank = tuple((product(a, x), y) for x, y in A.low_rank)
+    if A.dense is not None:
+        return replace(A, dense=product(a, A.dense), low_rank=low_rank)
     if A.factor is None and factor is None:
         both = total(x for x in (A.log, log) if x is not None)
         return replace(A, log=both, low_rank=low_rank)

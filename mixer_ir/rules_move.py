@@ -32,8 +32,8 @@ from mixer_ir.matrix import (
     Transpose,
 )
 from mixer_ir.process import Transition
+from mixer_ir.rules_resets import RULES as RESETS
 from mixer_ir.rules_resets import SCORES as RESET_SCORES
-from mixer_ir.rules_resets import resets_of_product
 from mixer_ir.time_reversal import conjugated, cross, pointwise
 
 # ---------------------------------------------------------------------- transpose
@@ -139,11 +139,11 @@ def _backward_transition(A: Transition, strict: bool) -> Transition:
         turned = conjugated(x)
         return turned if strict or TIME not in x.axes else Delay(of=turned, by=1)
 
+    pairs = tuple((_some(moved(b)), _some(moved(a))) for a, b in A.low_rank)
     if A.dense is not None:
         assert A.row is not None and A.along is not None
         turned = renamed(renamed(renamed(A.dense, A.row, "_"), A.along, A.row), "_", A.along)
-        return replace(A, dense=moved(turned))
-    pairs = tuple((_some(moved(b)), _some(moved(a))) for a, b in A.low_rank)
+        return replace(A, dense=moved(turned), low_rank=pairs)
     return replace(A, log=moved(A.log), factor=moved(A.factor), low_rank=pairs)
 
 
@@ -232,17 +232,11 @@ def shift_moves_in(M: Matrix) -> Matrix | None:
     return None
 
 
-SCORES = (
-    transpose_moves_in,
-    transposed_leaf,
-    flip_moves_in,
-    flipped_leaf,
-    shift_moves_in,
-    *RESET_SCORES,
-)
+MOVES = (transpose_moves_in, transposed_leaf, flip_moves_in, flipped_leaf, shift_moves_in)
+SCORES = (*MOVES, *RESET_SCORES)
 RULES = (
-    *SCORES,
-    resets_of_product,
+    *MOVES,
+    *RESETS,
     transposed_shift,
     transposed_semiseparable_runs_backward,
     shift_of_semiseparable_is_strict,

@@ -64,6 +64,14 @@ def resets_move_in(M: Matrix) -> Matrix | None:
     return None
 
 
+def resets_move_to_products(M: Matrix) -> Matrix | None:
+    """resets_move_in, but not past what makes one structure of a low rank: that is reset as a whole"""
+    match M:
+        case Resets(of=Causal() | Band() | Mask() | Decay() | Softmax()):
+            return None
+    return resets_move_in(M)
+
+
 def resets_of_product(M: Matrix) -> Matrix | None:
     """resets(A B)  =  resets(A) resets(B),   resets(diag(d))  =  diag(d)"""
     match M:
@@ -81,7 +89,17 @@ def _backward_reset(reset: Expr) -> Expr:
 
 
 def reset_leaf_is_masked(M: Matrix) -> Matrix | None:
-    """resets(M, r)[t, s]  =  M[t, s] where t and s lie in the same piece, else 0"""
+    """resets(M, r)[t, s]  =  M[t, s] where t and s lie in the same piece, else 0  (a short filter is left as it is)"""
+    return None if is_packed_filter(M) else score_leaf_is_masked(M)
+
+
+def is_packed_filter(M: Matrix) -> bool:
+    """A Toeplitz matrix with lags of their own on packed pieces, which is applied lag by lag."""
+    return isinstance(M, Resets) and isinstance(M.of, Toeplitz) and M.of.lags != TIME
+
+
+def score_leaf_is_masked(M: Matrix) -> Matrix | None:
+    """resets(M, r)[t, s]  =  M[t, s] where t and s lie in the same piece, else nothing to be counted"""
     match M:
         case Resets(
             of=LowRank() | Toeplitz() | Circulant() | Vandermonde() | Cauchy() | Fourier() | Monarch() | Dense() as of,
@@ -91,5 +109,6 @@ def reset_leaf_is_masked(M: Matrix) -> Matrix | None:
     return None
 
 
-SCORES = (resets_move_in, reset_leaf_is_masked)
-RULES = (*SCORES, resets_of_product)
+INWARD = (resets_move_to_products, resets_of_product)
+SCORES = (resets_move_in, score_leaf_is_masked)
+RULES = (resets_move_in, reset_leaf_is_masked, resets_of_product)

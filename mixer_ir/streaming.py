@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from lowering.context import Lowered
 from lowering.stream import StateType
@@ -38,6 +39,20 @@ class StreamState(dict[str, Tensor]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StreamState, (dict(self), self.length, self.columns)
+
+
+def _taken_apart(state: StreamState) -> tuple[list[Tensor], tuple[tuple[str, ...], int, int]]:
+    return list(state.values()), (tuple(state), state.length, state.columns)
+
+
+def _put_together(tensors: Iterable[Tensor], of: tuple[tuple[str, ...], int, int]) -> StreamState:
+    names, length, columns = of
+    return StreamState(dict(zip(names, tensors, strict=True)), length, columns)
+
+
+_pytree.register_pytree_node(  # a state goes in and out of graphs, exports and torch.func as its tensors
+    StreamState, _taken_apart, _put_together, serialized_type_name="mixer_ir.StreamState"
+)
 
 
 def columns_of(lowered: Lowered) -> int:

@@ -223,11 +223,11 @@ class Writer:
         return "" if reset is None else f"; reset {self.of(reset)}"
 
     def transition(self, A: Transition) -> str:
-        if A.dense is not None:
+        if A.dense is not None and not A.low_rank:
             return self.of(A.dense, PLUS)
         plain = "1" if A.log is None else f"exp({self.of(A.log)})"
-        if A.factor is not None:
-            plain = self.of(A.factor, PLUS)
+        for given in (A.factor, A.dense):
+            plain = plain if given is None else self.of(given, PLUS)
         return " + ".join([plain, *(f"{self.of(a, TIMES)} {self.of(b, POWER)}ᵀ" for a, b in A.low_rank)])
 
     def process(self, p: Process) -> str:

@@ -13,12 +13,14 @@ import torch
 from mixer_ir import samples
 from mixer_ir.canonical import Fired
 from mixer_ir.cells import Cells
+from mixer_ir.coupled import members
 from mixer_ir.definition import Definition
 from mixer_ir.emitted import small
 from mixer_ir.exact import Ring
 from mixer_ir.expr import TIME, Axes, Expr, union, without
 from mixer_ir.matrix import Matrix
 from mixer_ir.mixer import Mixer
+from mixer_ir.named import stack
 from mixer_ir.node import Node, walk
 from mixer_ir.process import Process, Run
 
@@ -35,12 +37,16 @@ def traced(mixer: Mixer, run: Run, normal: Expr) -> Iterator[tuple[str, str | No
         axes = (*without(r.batch, (TIME, *s.axes)), *s.axes)
         states[s] = Cells.symbols(f"{s.name}₀", axes, tuple(sizes[a] for a in axes))
     before = {s.name: x for s, x in states.items()}
+    processes = {name: n for n in walk(normal) if isinstance(n, Process) for name in members(n)}
+    for p in processes.values():
+        if len(members(p)) > 1:
+            before[p.name] = stack([before[name] for name in members(p)], p.name)
     new, output = Definition(Cells, signals, sizes).update(r, states, 0)
     form = Definition(Cells, signals, sizes, before)
-    processes = {n.name: n for n in walk(normal) if isinstance(n, Process)}
     for s, after in new.items():
         if s.name in processes:
-            found = form.states_of(processes[s.name])[1]
+            p = processes[s.name]
+            found = form.states_of(p)[1].at(p.name, members(p).index(s.name))
             yield f"{s.name}_t = A_t {s.name}_(t−1) + Σ k vᵀ is its traced update", _differs(ring, found, after, sizes)
     yield "y_t is the traced output", _differs(ring, form.value(normal).at(TIME, 0), output, sizes)
 

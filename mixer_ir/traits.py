@@ -19,6 +19,7 @@ from mixer_ir.matrix import (
     LowRank,
     Matrix,
     Monarch,
+    Resets,
     Softmax,
     Toeplitz,
 )
@@ -142,7 +143,7 @@ def _cost(node: Process | Apply | Run) -> str:
     match node.matrix:
         case LowRank() | Diagonal() | Identity():
             return LINEAR
-        case Toeplitz(lags=lags):
+        case Toeplitz(lags=lags) | Resets(of=Toeplitz(lags=lags)):
             return QUASILINEAR if lags == TIME else LINEAR
         case Circulant() | Fourier() | Monarch():
             return QUASILINEAR

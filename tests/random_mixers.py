@@ -94,8 +94,23 @@ class Declaration:
                     updates=tuple(self.updates[j] for j in rest),
                 )
         for axis, n in self.sizes.items():
-            for less in (1, n - 1) if n > 1 and axis != "m" else ():  # m is as long as n
+            for less in (1, n - 1) if n > 1 and axis not in self.bound else ():
                 yield replace(self, sizes={**self.sizes, axis: less, **({"m": less} if axis == "n" else {})})
+
+    @property
+    def grid(self) -> bool:
+        """Whether a Monarch matrix is in it, whose grid has as many places as there are steps."""
+        return any("w" in axes.split() for axes in self.signals.values())
+
+    @property
+    def bound(self) -> set[str]:
+        """The axes whose sizes follow from others': m is as long as n, a grid has T places."""
+        return {"m", *("twxyz" if self.grid else "")}
+
+    @property
+    def cross(self) -> bool:
+        """Whether it mixes across two sequences; signals over s are then whole at every step."""
+        return any("s" in axes.split() and "t" not in axes.split() for axes in self.signals.values())
 
 
 @dataclass
@@ -109,8 +124,9 @@ class Draw:
         """A new signal with the axes `own`, and some of b and h before or between them."""
         wanted = own.split()
         extra = [a for a in ("b", "h") if batch and self.rng.random() < 0.6]
-        axes = [*(a for a in extra if a == "b"), *(a for a in wanted if a == "t"), *(a for a in extra if a == "h")]
-        axes += [a for a in wanted if a != "t"]
+        time = [a for a in wanted if a == "t"] or [a for a in wanted if a == "s"]
+        axes = [*(a for a in extra if a == "b"), *time, *(a for a in extra if a == "h")]
+        axes += [a for a in wanted if a not in time]
         unique = f"{name}{sum(n.rstrip('0123456789') == name for n in self.axes)}"
         self.axes[unique] = " ".join(axes)
         return Piece(f"signal {own}", unique)
@@ -124,8 +140,10 @@ class Draw:
 
     # ------------------------------------------------------------------ features and values
 
-    def feature(self, own: str = "k") -> Piece:
-        """A key or a query."""
+    def feature(self, own: str = "k", *, complex: bool = False) -> Piece:
+        """A key or a query; a name with Z is of complex numbers."""
+        if complex and self.chance(0.1):
+            return Piece(f"feature {own}", "{0}", (self.signal("Z", self.time(own, 0.9)),))
         x = self.signal("q", self.time(own, 0.9))
         match self.rng.randrange(7):
             case 0:
@@ -178,7 +196,7 @@ class Draw:
 
     def semiseparable(self) -> Piece:
         own = self.rng.choice(["k", "k", "n"])
-        C, B = self.feature(own), self.feature(own)
+        C, B = self.feature(own, complex=True), self.feature(own, complex=True)
         A = self.decay(own)
         if self.chance(0.3):
             a, b = self.signal("a", f"t {own}"), self.signal("a", f"t {own}")
@@ -188,7 +206,7 @@ class Draw:
             A = Piece("transition", "mx.transition({0}, low_rank={1})", (A, low))
         text = f'mx.semiseparable({{0}}, {{1}}, {{2}}, over="{own}")'
         made = Piece("matrix", text, (C, A, B))
-        return Piece("matrix", "mx.real({0})", (made,)) if "complex" in str(A) else made
+        return Piece("matrix", "mx.real({0})", (made,)) if re.search(r"complex|Z\d", str(made)) else made
 
     def leaf(self) -> Piece:
         """A matrix without matrices in it."""
@@ -216,6 +234,9 @@ class Draw:
                 return Piece("matrix", 'mx.cauchy(2 + mx.sigmoid({0}), mx.sigmoid({1}), over="k")', (x, y))
             case 14:
                 return Piece("matrix", "mx.dense({0})", (self.signal("m", "t s"),))
+            case 15:
+                left, right = self.signal("l", "y x w", batch=False), self.signal("r", "w y z", batch=False)
+                return Piece("matrix", 'mx.monarch({0}, {1}, grid="y w", rows="z x")', (left, right))
         return Piece("matrix", f"mx.real(mx.dft({self.rng.choice(['', 'inverse=True'])}))")
 
     def matrix(self, depth: int) -> Piece:
@@ -287,6 +308,34 @@ class Draw:
                 return Piece("matrix", "({0} + mx.causal({1}))", (scores, self.leaf()))
         return scores
 
+    def across(self, depth: int) -> Piece:
+        """A matrix from the positions s of another sequence to t."""
+        if depth <= 0 or self.chance(0.2):
+            q, k = self.signal("q", "t k"), self.signal("k", "s k")
+            scores = Piece("across", 'mx.lowrank({0}, {1}, over="k")', (q, k))
+            if self.chance(0.3):
+                scores = Piece("across", "({0} + mx.dense({1}))", (scores, self.signal("m", "t s")))
+            return scores
+        deeper = self.across(depth - 1)
+        gate, keep = self.signal("g", "t"), self.signal("m", self.rng.choice(["t s", "s"]))
+        return self.rng.choice(
+            [
+                Piece("across", "({0} + {1})", (deeper, self.across(depth - 1))),
+                Piece("across", "({0} * {1})", (deeper, self.across(depth - 1))),
+                Piece("across", "mx.causal({0})", (deeper,)),
+                Piece("across", f"mx.band({{0}}, {self.rng.choice([1, 2, 4])}, after=1)", (deeper,)),
+                Piece("across", "mx.mask({0}, {1} > 0)", (deeper, keep)),
+                Piece("across", "mx.softmax({0})", (deeper,)),
+                Piece("across", "mx.softmax({0})", (deeper,)),
+                Piece("across", "mx.normalize(mx.exp({0}))", (deeper,)),
+                Piece("across", "(mx.diagonal({1}) @ {0})", (deeper, gate)),
+                Piece("across", "({0} @ mx.diagonal({1}))", (deeper, self.signal("g", "s"))),
+                Piece("across", "mx.decay({0}, mx.sigmoid({1}))", (deeper, gate)),
+                Piece("across", "mx.shift({0})", (deeper,)),
+                Piece("across", "(0.5 * {0})", (deeper,)),
+            ]
+        )
+
     # ------------------------------------------------------------------ recurrences
 
     def step_decay(self, own: str) -> Piece:
@@ -306,7 +355,7 @@ class Draw:
             )
             now = Piece("state", text, (now, beta, k))
         for _ in range(self.rng.choice([1, 1, 1, 2])):
-            k, v = self.feature(key), self.signal("v", f"t {value}".strip())
+            k, v = self.feature(key, complex=True), self.signal("v", f"t {value}".strip())
             if read is not None and self.chance(0.3):
                 v = read
             scale = self.rng.choice([Piece("number", "1"), self.signal("beta", "t"), Piece("number", "0.5")])
@@ -344,6 +393,8 @@ class Draw:
             return self.sequential()
         if self.chance(0.12):
             return self.dense_recurrence()
+        if self.chance(0.15):
+            return self.coupled()
         key, value = self.rng.choice([("k", "v"), ("k", "v"), ("k", "v"), ("n", ""), ("n", "v")])
         states: tuple[tuple[str, str], ...] = (("S", f"{key} {value}".strip()),)
         updates = [self.update("S", key, value, None)]
@@ -356,6 +407,29 @@ class Draw:
             updates.append(self.update("R", key, value, read))
         return states, tuple(updates), self.output(states, value)
 
+    def coupled(self) -> tuple[tuple[tuple[str, str], ...], tuple[Piece, ...], Piece]:
+        """Two or three states that feed each other: linearly, some through a delta rule, some after their step."""
+        key, value = self.rng.choice([("k", "v"), ("k", "v"), ("n", ""), ("n", "v")])
+        names = self.rng.choice([("S", "R"), ("S", "R"), ("S", "R", "P")])
+        updates = []
+        for i, name in enumerate(names):
+            now = Piece("state", "({0} * {1})", (self.step_decay(key), Piece("state", name)))
+            for j, other in enumerate(names):
+                if j == i or (len(names) > 2 and self.chance(0.4)):
+                    continue
+                seen = Piece("state", f"{other}1" if j < i and self.chance(0.5) else other)
+                share = self.rng.choice([Piece("number", "0.3"), Piece("number", "-0.2"), self.signal("beta", "t")])
+                now = Piece("state", "({0} + 0.3 * {1} * {2})", (now, share, seen))
+            if self.chance(0.4):
+                a, other = self.signal("a", f"t {key}"), Piece("state", self.rng.choice(names))
+                now = Piece("state", "({0} - 0.3 * {1} * ({1} @ {2}))", (now, a, other))
+            if i == 0 or self.chance(0.5):
+                k, v = self.feature(key), self.signal("v", f"t {value}".strip())
+                now = Piece("state", "({0} + {1} * {2})", (now, k, v))
+            updates.append(now)
+        states = tuple((name, f"{key} {value}".strip()) for name in names)
+        return states, tuple(updates), self.output(states, value)
+
     def sequential(self) -> tuple[tuple[tuple[str, str], ...], tuple[Piece, ...], Piece]:
         """A cell that is not affine in its state."""
         x, f = self.signal("x", "t n"), self.signal("x", "t n")
@@ -366,6 +440,10 @@ class Draw:
         at = self.rng.choice(["m n", "m n", "t m n"])
         A, B, x = self.signal("a", at), self.signal("q", self.time("m")), self.signal("v", "t")
         update = Piece("state", 'mx.rename({0} @ H + {1} * {2}, m="n")', (A, B, x))
+        if self.chance(0.3):  # the same, as factors of the row and of the column
+            row, column = self.signal("w", "n"), self.signal("w", "m")
+            text = '(0.5 * H + mx.contract({0} * {1} * {2}, mx.rename(H, n="m"), over="m") + {3} * {4})'
+            update = Piece("state", text, (row, column, A, self.signal("q", "n"), x))
         return (("H", "n"),), (update,), Piece("out", "{0} @ H1", (self.feature("n"),))
 
 
@@ -376,10 +454,18 @@ def draw(seed: int) -> Declaration:
     sizes = {"b": rng.choice([1, 2]), "t": rng.choice(LENGTHS), "h": rng.choice([1, 2])}
     sizes |= {a: rng.choice([1, 2, 2, 3]) for a in "kvnlc"}
     sizes["m"] = sizes["n"]
+    sizes["s"] = sizes["t"]
+    sizes["y"] = sizes["z"] = rng.choice([i for i in range(1, sizes["t"] + 1) if sizes["t"] % i == 0])
+    sizes["x"] = sizes["w"] = sizes["t"] // sizes["y"]
     chunk, resets = rng.choice([1, 2, 3, 4, 8]), rng.random() < 0.15
     if rng.random() < 0.55:
         states, updates, output = made.recurrence()
         return Declaration(states, updates, output, made.axes, sizes, resets, seed, chunk)
+    if made.chance(0.12):
+        sizes["s"] = rng.choice(LENGTHS)
+        v = made.signal("v", rng.choice(["s v", "s"]))
+        output = Piece("value", "({0} @ {1})", (made.across(rng.choice([0, 1, 2, 2, 3])), v))
+        return Declaration((), (), output, made.axes, sizes, False, seed, chunk)
     matrix = made.matrix(rng.choice([0, 1, 2, 2, 3]))
     output = Piece("value", "({0} @ {1})", (matrix, made.value(rng.choice([0, 0, 1, 2]))))
     if made.chance(0.2):

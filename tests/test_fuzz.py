@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import lowering.decay
+import lowering.blocks
 import mixer_ir as mx
 from tests import fuzz
 from tests.random_mixers import Piece, draw
@@ -33,6 +33,10 @@ def test_most_draws_are_mixers_and_all_kinds_turn_up():
         "complex(",
         "State(",
         "low_rank=",
+        "monarch(",
+        "Z0",
+        '"s k"',
+        "R: mx.State(",
         "@ S ",
         ".T",
     )
@@ -51,12 +55,12 @@ def test_a_piece_shrinks_to_its_parts():
 
 
 def test_a_broken_lowering_is_found_and_made_small(monkeypatch, capsys):
-    old = lowering.decay.Blocks.leaving
+    old = lowering.blocks.Blocks.leaving
 
     def leaving(self, column):
         return self.b.map("neg", old(self, column))
 
-    monkeypatch.setattr(lowering.decay.Blocks, "leaving", leaving)
+    monkeypatch.setattr(lowering.blocks.Blocks, "leaving", leaving)
     monkeypatch.setattr(fuzz, "shrunk", lambda found, seconds=5.0, shrunk=fuzz.shrunk: shrunk(found, 5.0))
     assert fuzz.main(["--count", "40", "--seed", "3"]) == 1
     told = capsys.readouterr().out
