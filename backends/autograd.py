@@ -6,55 +6,113 @@ torch.func.grad, vjp, jacrev and vmap. Forward mode (jvp, jacfwd) is refused wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from backends import eager
+from backends import eager, ops
 from backends.plan import given
+from backends.results import results
 from lowering.adjoint import adjoint
+from lowering.digest import digest
 from lowering.program import Program
 from mixer_ir.errors import GradientError
 
 Prepare = Callable[[Program], Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]
 
 
+@runtime_checkable
+class Derived(Protocol):
+    """A way to prepare a program that prepares its adjoints in a way of their own."""
+
+    def __call__(self, program: Program) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]: ...
+
+    def back(self, wrt: tuple[str, ...], outputs: tuple[str, ...]) -> Prepare:
+        """The way of the adjoint for these inputs and results."""
+        ...
+
+
 class Differentiable:
     """A prepared program that autograd can follow; its adjoints are derived when a backward pass first asks for them.
 
     Only the cotangents are computed that the backward pass needs, from those that it has. What is kept from the
-    forward pass is its inputs.
+    forward pass is its inputs. Results come in the dtypes that backends/results.py says.
+
+    prepare  that of the backend              name    says for a graph which backend that is
+    alone    the precision without floats     opaque  it takes memory, not tensors: vmap runs it once for each entry
     """
 
-    def __init__(self, program: Program, prepare: Prepare = eager.prepare) -> None:
+    def __init__(
+        self,
+        program: Program,
+        prepare: Prepare = eager.prepare,
+        *,
+        name: str = "eager",
+        alone: torch.dtype | None = None,
+        opaque: bool = False,
+    ) -> None:
         self.program = program
-        self._prepare = prepare
+        self.way = prepare
         self._run = prepare(program)
+        self._name, self._alone = name, alone
+        self._function = _Opaque if opaque else _Run
         self._back: dict[tuple[tuple[str, ...], tuple[str, ...]], Differentiable] = {}
+        self._results: dict[tuple[torch.dtype, ...], list[torch.dtype]] = {}
 
     def __call__(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
         inputs = given(self.program, arrays)
-        if not torch.is_grad_enabled() or not any(x.requires_grad for x in inputs):
-            return self.run(inputs)
-        return dict(zip(self.program.names, _Run.apply(self, *inputs), strict=True))  # type: ignore[no-untyped-call]
+        if ops.observed(inputs):
+            made: Sequence[Tensor] = ops.call(self, inputs)
+        elif self._followed(inputs):
+            made = self._function.apply(self, *inputs)  # type: ignore[no-untyped-call]
+        else:
+            made = self.values(inputs)
+        return dict(zip(self.program.names, made, strict=True))
 
-    def run(self, inputs: list[Tensor]) -> dict[str, Tensor]:
-        """Results by name, unknown to autograd."""
-        return self._run(dict(zip(self.program.input_names, inputs, strict=True)))
+    def _followed(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether autograd has to know of the call; so have transforms, where they cannot look inside."""
+        if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+            return True
+        inside = forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None
+        return inside and self._function is _Opaque
+
+    @cached_property
+    def key(self) -> str:
+        """What a graph calls this program."""
+        return f"{digest(self.program)} {self._name} {self._alone}"
+
+    def values(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Results in order, unknown to autograd."""
+        made = self._run(dict(zip(self.program.input_names, inputs, strict=True)))
+        return [made[n].to(dtype) for n, dtype in zip(self.program.names, self.dtypes(inputs), strict=True)]
+
+    def dtypes(self, inputs: Sequence[Tensor]) -> list[torch.dtype]:
+        """In which the results come."""
+        key = tuple(x.dtype for x in inputs)
+        if key not in self._results:
+            self._results[key] = results(self.program, key, self._alone or torch.get_default_dtype())
+        return self._results[key]
 
     def back(self, wrt: tuple[str, ...], outputs: tuple[str, ...]) -> Differentiable:
         """The adjoint for these inputs and results."""
         if (wrt, outputs) not in self._back:
-            self._back[wrt, outputs] = Differentiable(adjoint(self.program, wrt, outputs), self._prepare)
+            made = Differentiable(
+                adjoint(self.program, wrt, outputs),
+                self.way.back(wrt, outputs) if isinstance(self.way, Derived) else self.way,
+                name=self._name,
+                alone=self._alone,
+                opaque=self._function is _Opaque,
+            )
+            made.__dict__["key"] = ops.adjoint_key(self.key, wrt, outputs)
+            self._back[wrt, outputs] = made
         return self._back[wrt, outputs]
 
 
-def differentiable(program: Program, prepare: Prepare = eager.prepare) -> Differentiable:
-    """`program` as a function from tensors by input name to tensors by output name, differentiable in every one that
-    holds real or complex numbers. `prepare` is that of the backend that runs the program and its adjoints."""
-    return Differentiable(program, prepare)
+differentiable = Differentiable
 
 
 class _Run(torch.autograd.Function):
@@ -63,7 +121,7 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def forward(owner: Differentiable, *inputs: Tensor) -> tuple[Tensor, ...]:
         taken = {id(x) for x in inputs}  # autograd wants a view where a result is an input as it came
-        return tuple(y.view_as(y) if id(y) in taken else y for y in owner.run(list(inputs)).values())
+        return tuple(y.view_as(y) if id(y) in taken else y for y in owner.values(inputs))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -81,8 +139,8 @@ class _Run(torch.autograd.Function):
         if not have:
             return (None,) * (1 + len(names))
         arrays = dict(zip(names, ctx.saved_tensors, strict=True))
-        results = owner.back(wrt, tuple(have))({**arrays, **{f"d:{n}": g for n, g in have.items()}})
-        return (None, *(_like(results[f"d:{n}"], arrays[n]) if n in wrt else None for n in names))
+        made = owner.back(wrt, tuple(have))({**arrays, **{f"d:{n}": g for n, g in have.items()}})
+        return (None, *(ops.like(made[f"d:{n}"], arrays[n]) if n in wrt else None for n in names))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -91,8 +149,15 @@ class _Run(torch.autograd.Function):
         )
 
 
-def _like(cotangent: Tensor, x: Tensor) -> Tensor:
-    """In the dtype of x, which may be lower than what is computed in, or real where the program has it complex."""
-    if cotangent.is_complex() and not x.is_complex():
-        cotangent = cotangent.real
-    return cotangent.to(x.dtype)
+class _Opaque(_Run):
+    generate_vmap_rule = False
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], owner: Differentiable, *inputs: Tensor) -> Any:
+        """Every entry of the batch by itself, results stacked."""
+        rows = []
+        for i in range(info.batch_size):
+            here = [x if d is None else x.select(d, i) for x, d in zip(inputs, in_dims[1:], strict=True)]
+            rows.append(_Opaque.apply(owner, *here))  # type: ignore[no-untyped-call]
+        made = tuple(torch.stack(column) for column in zip(*rows, strict=True))
+        return made, (0,) * len(made)

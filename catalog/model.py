@@ -58,16 +58,16 @@ class LanguageModel(nn.Module):
             self.lm_head.weight = self.embeddings.weight
         nn.init.normal_(self.embeddings.weight, std=0.02)
 
-    def _run(self, x: Tensor, run: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+    def _run(self, x: Tensor, run: Callable[[nn.Module, Tensor], Tensor], last: int | None = None) -> Tensor:
         for block in self.layers:
             x = block(x, run)
-        return self.lm_head(self.norm_f(x))
+        return self.lm_head(self.norm_f(x if last is None else x[:, -last:]))
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self._run(self.embeddings(tokens), lambda layer, x: layer(x))
 
-    def prefill(self, tokens: Tensor) -> tuple[Tensor, list[Any]]:
-        """Logits at every position and the layers' states."""
+    def prefill(self, tokens: Tensor, *, last: int | None = None) -> tuple[Tensor, list[Any]]:
+        """Logits at every position, or at the `last` so many, and the layers' states."""
         states: list[Any] = []
 
         def run(layer: nn.Module, x: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class LanguageModel(nn.Module):
             states.append(state)
             return y
 
-        return self._run(self.embeddings(tokens), run), states
+        return self._run(self.embeddings(tokens), run, last), states
 
     def step(self, states: list[Any], token: Tensor) -> tuple[Tensor, list[Any]]:
         """Logits [batch, vocab] for one token [batch], and the new states."""

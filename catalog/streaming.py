@@ -10,17 +10,24 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 import mixer_ir as mx
 
 
+@mx.mixer
+def projection(x: "b t d", W: "e d") -> "b t e":
+    """y_t = W x_t"""
+    return W @ x
+
+
 @functools.cache
-def compiled(mixer: mx.Mixer) -> mx.CompiledMixer:
+def compiled(mixer: mx.Mixer, backend: str = "auto") -> mx.CompiledMixer:
     """One compiled mixer for all layers that use it, so that they share programs."""
-    return mx.compile(mixer)
+    return mx.compile(mixer, backend=backend)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Run:
     phase      whole: no state is kept; prefill: states are kept; step: one token, from the states in `before`
     position   tokens seen before this pass
     reset      (b t): where a packed piece begins, or None
+    backend    what the mixers run on
     """
 
     phase: Literal["whole", "prefill", "step"]
@@ -45,10 +53,11 @@ class Run:
     reset: Tensor | None = None
     before: dict[str, Any] = field(default_factory=dict)
     after: dict[str, Any] = field(default_factory=dict)
+    backend: str = "auto"
 
     def __call__(self, mixer: mx.Mixer, /, *, at: str | None = None, **signals: Tensor) -> Tensor:
         """The mixer along time; `at` names its state where a layer uses one mixer twice."""
-        f, place = compiled(mixer), at or mixer.name
+        f, place = compiled(mixer, self.backend), at or mixer.name
         given: dict[str, Any] = dict(signals)
         if self.phase == "step":
             given = {name: _without_time(value, mixer.signals[name]) for name, value in signals.items()}
@@ -62,6 +71,15 @@ class Run:
         y, self.after[place] = f.step(self.before.get(place), **given)
         return y.unsqueeze(mixer.returns.index("t"))
 
+    def linear(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        """What a linear layer gives for x [batch, time, d_in]; on the native backend its product is that backend's."""
+        if self.backend != "native" or self.phase == "step" or x.dtype not in (torch.float32, torch.float64):
+            y: Tensor = layer(x)
+            return y
+        y = compiled(projection, self.backend)(x=x, W=layer.weight)
+        bias = cast("Tensor | None", layer.bias)
+        return y if bias is None else y + bias
+
     def state(self, length: int) -> LayerState:
         return LayerState(position=self.position + length, mixers=self.after)
 
@@ -71,7 +89,9 @@ def _without_time(value: Tensor, axes: tuple[str, ...]) -> Tensor:
 
 
 class MixerLayer(nn.Module, ABC):
-    """A layer on x [batch, time, d_model]."""
+    """A layer on x [batch, time, d_model]; its mixers run on `backend`, which may be set at any time."""
+
+    backend: str = "auto"
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -83,11 +103,11 @@ class MixerLayer(nn.Module, ABC):
 
     def forward(self, x: Tensor, *, reset: Tensor | None = None, **also: Tensor) -> Tensor:
         """y [batch, time, d_model]; `reset` [batch, time] is true where a packed piece begins."""
-        return self._mixed(x, Run("whole", reset=reset), also)
+        return self._mixed(x, Run("whole", reset=reset, backend=self.backend), also)
 
     def prefill(self, x: Tensor, *, reset: Tensor | None = None, **also: Tensor) -> tuple[Tensor, LayerState]:
         """y [batch, time, d_model] and the state from which `step` goes on."""
-        run = Run("prefill", reset=reset)
+        run = Run("prefill", reset=reset, backend=self.backend)
         y = self._mixed(x, run, also)
         return y, run.state(x.shape[1])
 
@@ -97,7 +117,7 @@ class MixerLayer(nn.Module, ABC):
         """y [batch, d_model] for one token x [batch, d_model], and the new state; state None: the first token."""
         before = state or LayerState(position=0, mixers={})
         now = None if reset is None else reset[:, None]
-        run = Run("step", position=before.position, reset=now, before=before.mixers)
+        run = Run("step", position=before.position, reset=now, before=before.mixers, backend=self.backend)
         y = self._mixed(x.unsqueeze(-2), run, {name: value.unsqueeze(-2) for name, value in also.items()})
         return y[:, 0], run.state(1)
 

@@ -7,19 +7,23 @@ call compiles, or finds the library on disk; later calls are one call of it.
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from backends.native.compiler import HERE, installed
-from backends.native.emission import emit
+from backends.native.emission import Emitted, emit
+from backends.native.kept import Record
 from backends.native.reader import INDEXED
 from backends.native.sums import LOOPS
 from backends.plan import check_shape, given
+from backends.results import precision_of, results
 from lowering import program as p
-from lowering.program import Program
+from lowering.program import Program, Value
 from mixer_ir.errors import BackendError
 from mixer_ir.functions import Kind
 
@@ -27,6 +31,7 @@ DTYPES: dict[torch.dtype, dict[Kind, torch.dtype]] = {
     torch.float32: {"bool": torch.bool, "int": torch.int64, "real": torch.float32, "complex": torch.complex64},
     torch.float64: {"bool": torch.bool, "int": torch.int64, "real": torch.float64, "complex": torch.complex128},
 }
+NARROW = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 OPERATIONS = frozenset((*LOOPS, *INDEXED, p.Scan, p.Region, p.Pick))
 """the operations that have a spelling"""
 KEPT = 1 << 28
@@ -52,7 +57,7 @@ def prepare(program: Program, alone: torch.dtype | None = None) -> Callable[[Map
     compiler, or for tensors on another device.
     """
     installed()
-    runs: dict[torch.dtype, Run] = {}
+    runs: dict[Types, Run] = {}
 
     def call(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
         inputs = given(program, arrays)
@@ -60,42 +65,81 @@ def prepare(program: Program, alone: torch.dtype | None = None) -> Callable[[Map
             check_shape(v, x.shape)
             if x.device.type != "cpu":
                 raise BackendError(f"the native backend runs on the processor, but a tensor is on {x.device}")
-        real = _precision(inputs, alone)
-        if real not in runs:
-            runs[real] = _loaded(program, real)
-        return dict(zip(program.names, runs[real](inputs), strict=True))
+        types = Types.of(program, [x.dtype for x in inputs], alone)
+        if types not in runs:
+            runs[types] = load(build(program, types), program, types)
+        return dict(zip(program.names, runs[types](inputs), strict=True))
 
     return call
 
 
-def _precision(inputs: Sequence[Tensor], alone: torch.dtype | None) -> torch.dtype:
-    floating = [x.dtype for x in inputs if x.is_floating_point() or x.is_complex()]
-    floating = floating or [alone or torch.get_default_dtype()]
-    return torch.float64 if any(d in (torch.float64, torch.complex128) for d in floating) else torch.float32
+@dataclass(frozen=True)
+class Types:
+    """In which dtypes a library takes its inputs and gives its outputs, and in which real one it computes."""
+
+    real: torch.dtype
+    inputs: tuple[torch.dtype, ...]
+    outputs: tuple[torch.dtype, ...]
+
+    @classmethod
+    def of(cls, program: Program, given: Sequence[torch.dtype], alone: torch.dtype | None = None) -> Types:
+        """For inputs of these dtypes: bfloat16 and float16 are read and written as such, and computed in float32."""
+        real = precision_of(given, alone or torch.get_default_dtype())
+        made = results(program, given, alone or torch.get_default_dtype())
+        return cls(
+            real,
+            tuple(_as(v, dtype, real) for v, dtype in zip(program.inputs, given, strict=True)),
+            tuple(_as(v, dtype, real) for v, dtype in zip(program.outputs, made, strict=True)),
+        )
+
+    @property
+    def narrow(self) -> tuple[str, ...]:
+        return tuple(NARROW.get(x, "") for x in (*self.inputs, *self.outputs))
 
 
-def _loaded(program: Program, real: torch.dtype) -> Run:
-    """The program compiled for one precision."""
-    made = emit(program, real.itemsize)
+def _as(v: Value, dtype: torch.dtype, real: torch.dtype) -> torch.dtype:
+    return dtype if dtype in NARROW and v.kind == "real" and real == torch.float32 else DTYPES[real][v.kind]
+
+
+def build(program: Program, types: Types) -> Record:
+    """The library of a program, from the disk or made now."""
+    return make(emit(program, types.real.itemsize, types.narrow), types.real)
+
+
+def make(text: Emitted, real: torch.dtype) -> Record:
+    """The library of a text, and of the routines that it calls."""
     extra = ("-DDOUBLE",) if real == torch.float64 else ()
-    _runtime(extra)
-    function = ctypes.CDLL(str(installed().make(made.text, extra))).run
+    routines = installed().make((HERE / "runtime.c").read_text(encoding="utf-8"), extra)
+    return Record(installed().make(text.text, extra).name, routines.name, text.arena, text.apart)
+
+
+def load(record: Record, program: Program, types: Types) -> Run:
+    """The program as its library runs it. OSError for a library that this machine does not take."""
+    with _LOCK:
+        if record.routines not in _ROUTINES:  # known to the libraries that are loaded after them
+            _ROUTINES[record.routines] = ctypes.CDLL(str(record.beside(record.routines)), mode=ctypes.RTLD_GLOBAL)
+    function = ctypes.CDLL(str(record.beside(record.library))).run
     function.restype = None
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
-    dtypes = DTYPES[real]
-    wanted = [dtypes[v.kind] for v in program.inputs]
-    results = [(v.shape, dtypes[v.kind]) for v in program.outputs]
-    addresses = ctypes.c_void_p * (len(wanted) + len(results))
+    shapes = [v.shape for v in program.outputs]
+    addresses = ctypes.c_void_p * (len(types.inputs) + len(shapes))
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        held = [x.to(dtype).contiguous().resolve_conj() for x, dtype in zip(inputs, wanted, strict=True)]
-        out = [torch.empty(shape, dtype=dtype) for shape, dtype in results]
-        threads = torch.get_num_threads()
-        arena = ARENAS.of(made.arena + threads * made.apart)
+        held = [_plain(x, dtype) for x, dtype in zip(inputs, types.inputs, strict=True)]
+        out = [torch.empty(shape, dtype=dtype) for shape, dtype in zip(shapes, types.outputs, strict=True)]
+        threads = 1 if FORKED else torch.get_num_threads()
+        arena = ARENAS.of(record.arena + threads * record.apart)
         function(addresses(*(x.data_ptr() for x in (*held, *out))), arena.data_ptr(), threads)
         return out
 
     return run
+
+
+def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x as numbers of this dtype side by side: mostly as it is."""
+    if x.dtype is dtype and x.is_contiguous() and not x.is_conj() and not x.is_neg():
+        return x
+    return x.to(dtype).contiguous().resolve_conj().resolve_neg()
 
 
 class Arenas(threading.local):
@@ -113,13 +157,9 @@ class Arenas(threading.local):
 
 
 ARENAS = Arenas()
-_RUNTIMES: dict[tuple[str, ...], ctypes.CDLL] = {}
+FORKED: list[int] = []
+"""not empty in a process that was forked, where the threads of OpenMP are gone and cannot be started again"""
+_ROUTINES: dict[str, ctypes.CDLL] = {}
 _LOCK = threading.Lock()
-
-
-def _runtime(extra: tuple[str, ...]) -> None:
-    """The routines that programs of one precision call, made known to them."""
-    with _LOCK:
-        if extra not in _RUNTIMES:
-            path = installed().make((HERE / "runtime.c").read_text(encoding="utf-8"), extra)
-            _RUNTIMES[extra] = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: FORKED.append(os.getpid()))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from backends.native.entries import added, copied, entrywise, gathered
-from backends.native.fusing import Fusions
+from backends.native.fusing import Fusions, is_product
 from backends.native.index import Index, Variable
 from backends.native.memory import Arena, Store, entries, strides_of
-from backends.native.reader import Given, Where
+from backends.native.products import writes_to
+from backends.native.reader import Given, Where, address, viewed
 from backends.native.scope import Scope
 from backends.native.sharing import Shared
 from backends.native.spelling import TYPES
@@ -30,6 +31,7 @@ class Emitter:
         self.share = True
         self.first: dict[str, Index] = {}
         self.sizes: dict[str, int] = {}
+        self.lane: str | None = None
         self.apart = 0
         """bytes that every thread has for itself"""
         self._count = 0
@@ -42,11 +44,13 @@ class Emitter:
         return {"bool": 1, "int": 8, "real": self.width, "complex": 2 * self.width}[kind]
 
     def scope(self) -> Scope:
-        return Scope(self.where, self.fresh, self.share, self.first, self.sizes)
+        return Scope(self.where, self.fresh, self.share, self.first, self.sizes, self.lane)
 
     def place(self, v: Value) -> tuple[Store, int]:
         """A new array for v, and its place in the arena."""
         sizes = self.scope().extent(v.sizes)
+        if self.lane in sizes and not is_product(v):
+            sizes = {**{a: n for a, n in sizes.items() if a != self.lane}, self.lane: sizes[self.lane]}
         at = self.arena.take(entries(sizes) * self.size(v.kind))
         name, c = self.fresh("a"), TYPES[v.kind]
         self.lines.append(f"{c} *{name} = ({c} *)({self.arena.name} + {at});")
@@ -61,11 +65,14 @@ class Emitter:
         targets: dict[Value, Store] = {}
         copies = []
         for v, store in results:
-            if v in stored and v not in targets and not _from_carry(v):
-                targets[v] = store
+            source = v
+            while isinstance(source.op, p.Order | p.Detach) and source not in stored:
+                source = source.args[0]
+            if source in stored and source not in targets and not _from_carry(source) and writes_to(source, store):
+                targets[source] = store
             else:
                 copies.append((v, store))
-        made = list(steps(program, stored, copies))
+        made = steps(program, stored, copies, self.lane)
         last = {v: i for i, step in enumerate(made) for v in step.reads if v not in step.values}
         places: dict[int, list[int]] = {}
         for i, step in enumerate(made):
@@ -78,9 +85,9 @@ class Emitter:
 
     def _emit(self, step: Step, targets: Mapping[Value, Store], last: Mapping[Value, int]) -> list[tuple[Value, int]]:
         """The step's text; gives the places that it took, each with the value that holds it."""
-        for v, store in step.copies:
-            self.lines += copied(self.scope(), v, store)
         if not step.values:
+            for v, store in step.copies:
+                self.lines += copied(self.scope(), v, store)
             return []
         first = step.values[0]
         if isinstance(first.op, p.Scan):
@@ -98,7 +105,7 @@ class Emitter:
                 stores[v], at = self.place(v)
                 taken.append((v, at))
         if is_entrywise(first):
-            self.lines += entrywise(self.scope(), stores)
+            self.lines += entrywise(self.scope(), stores, step.copies)
         else:
             result = stores[first]
             assert result is not None
@@ -144,8 +151,10 @@ class Emitter:
         for i, (a, x) in enumerate(zip(whole.args, inputs, strict=True)):
             if i < op.carries:
                 self.where[x] = pairs[i][0]
+            elif i < op.carries + op.steps:
+                self.where[x] = Given(a, op.axis, index)
             else:
-                self.where[x] = Given(a, op.axis, index) if i < op.carries + op.steps else Given(a)
+                self.where[x] = Given(a)
         self.lines.append(f"for (long {turn} = 0; {turn} < {op.length}; {turn}++) {{")
         self.block(op.body, results)
         for now, then in pairs:
@@ -160,6 +169,19 @@ class Emitter:
             else:
                 taken += [(whole, held[2 * i]), (whole, held[2 * i + 1])]
         return [*taken, *((whole, at) for at in held[2 * op.carries :])]
+
+    def _side_by_side(self, body: Program) -> None:
+        """What is read again and again, copied to where the entries of the lane lie side by side."""
+        reads = self.fusions.of(body).reads
+        for x in body.inputs:
+            if self.lane not in x.axes or reads.get(x, 0) < 8 * entries(x.sizes) or not viewed(x, self.where):
+                continue
+            probes = {a: Variable(a, n, whole=True) for a, n in x.sizes.items()}
+            _, place = address(x, {a: Index.of(i) for a, i in probes.items()}, self.where)
+            if dict(place.terms).get(probes[self.lane], 1) != 1:
+                store, _ = self.place(x)
+                self.lines += copied(self.scope(), x, store)
+                self.where[x] = store
 
     def _shared(
         self, whole: Value, op: Shared, picks: Sequence[Value], targets: Mapping[Value, Store]
@@ -192,6 +214,8 @@ class Emitter:
         self.arena, self.share = own, False
         self.first = {a: Index.of(i) * tile for (a, _, tile), i in zip(op.tiles, pieces, strict=True)}
         self.sizes = {a: tile for a, _, tile in op.tiles}
+        self.lane = next((a for a, _, tile in op.tiles if tile > 1), None)
+        self._side_by_side(op.body)
         parts = []
         for v, y, _, place in sums:
             here, _ = self.place(y)
@@ -202,7 +226,7 @@ class Emitter:
             c = TYPES[y.kind]
             total = Store(f"(({c} *)(own + {place}))", y.kind, strides_of(v.sizes))
             self.lines += added(self.scope(), y, here, total)
-        (self.arena, self.share), self.first, self.sizes = outer, {}, {}
+        (self.arena, self.share), self.first, self.sizes, self.lane = outer, {}, {}, None
         self.lines += ["}"] * (len(pieces) + 1)
         self.apart = max(self.apart, own.peak)
         for v, _, store, place in sums:

@@ -7,14 +7,19 @@ once, and one that dies leaves nothing that is ever read.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -22,6 +27,7 @@ from pathlib import Path
 from mixer_ir.errors import BackendError
 
 HERE = Path(__file__).parent
+MAKING = ".making-"
 NAMES = ("cc", "gcc", "clang")
 FLAGS = (
     "-O2",
@@ -39,6 +45,13 @@ MISSING = (
     "install gcc or clang (Debian and Ubuntu: apt install gcc; Fedora: dnf install gcc; macOS: xcode-select "
     '--install), or take backend="eager"'
 )
+
+
+class NoCompiler(BackendError):
+    """There is none on this machine that works."""
+
+
+ENDING = "the interpreter is ending: nothing is compiled any more"
 
 
 @dataclass(frozen=True)
@@ -61,19 +74,93 @@ class Compiler:
     def _make(self, source: str, extra: tuple[str, ...], path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".making-", dir=path.parent) as place:
+            _sweep(path.parent)
+            with tempfile.TemporaryDirectory(prefix=MAKING, dir=path.parent) as place:
                 text, made = Path(place, "program.c"), Path(place, "program.so")
                 text.write_text(source, encoding="utf-8")
                 command = [*self.command, *self.flags, *extra, f"-I{HERE}", str(text), "-o", str(made), "-lm"]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    raise BackendError(f"{shlex.join(self.command)} does not compile a program: {_first(done.stderr)}")
+                status, said = RUNNING.run(command)
+                if status:
+                    log = path.with_suffix(".log")
+                    log.write_text(f"{shlex.join(command)}\nexit status {status}\n{said}\n{source}", encoding="utf-8")
+                    raise BackendError(
+                        f"{shlex.join(self.command)} does not compile a program: {_first(said) or f'status {status}'} "
+                        f"(all that it said, and the program: {log})"
+                    )
                 os.replace(made, path)
         except OSError as error:
             raise BackendError(
                 f"the native backend keeps compiled programs in {path.parent}, where it cannot write "
                 f"({error.strerror}); name another folder with MIXER_IR_CACHE"
             ) from error
+
+
+class Running:
+    """The compilers at work, each in a process group of its own: Ctrl-C is for Python, which then ends them."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """A process that was just forked has started none."""
+        self._held: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        self.stopped = False
+
+    def run(self, command: Sequence[str]) -> tuple[int, str]:
+        """(exit status, complaints)."""
+        with self._lock:
+            if self.stopped:
+                raise BackendError(ENDING)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+            self._held.add(process)
+        try:
+            said = process.communicate()[1]
+        except BaseException:
+            _end(process)
+            raise
+        finally:
+            self._held.discard(process)
+        if self.stopped:
+            raise BackendError(ENDING)
+        return process.returncode, said
+
+    def stop(self) -> None:
+        """No compiler outlives the interpreter."""
+        with self._lock:
+            self.stopped = True
+            for process in self._held:
+                _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends a compiler with all that it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+
+
+RUNNING = Running()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=RUNNING.forget)
+
+
+def _sweep(place: Path) -> None:
+    """Away with what compilers left that were killed, a day ago or longer."""
+    for left in place.glob(f"{MAKING}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 86_400:
+                shutil.rmtree(left)
 
 
 def folder() -> Path:
@@ -86,15 +173,32 @@ def folder() -> Path:
 def installed() -> Compiler:
     """The compiler: $CC if that is set, else the first one on the path that works.
 
-    Errors: BackendError that says what to install.
+    Errors: NoCompiler, which says what to install.
     """
     return _compiler(os.environ.get("CC"), os.environ.get("PATH"))
+
+
+def named() -> tuple[str, ...]:
+    """The compilers that would be tried, each with the age and size of its file: known without starting one."""
+    own, path = os.environ.get("CC"), os.environ.get("PATH")
+    found = [where for name in commands(own) if (where := shutil.which(name[0], path=path))]
+    return tuple(f"{where} {(facts := os.stat(where)).st_mtime_ns} {facts.st_size} {own}" for where in found)
+
+
+def commands(own: str | None) -> list[tuple[str, ...]]:
+    """What may be called, in this order."""
+    if not own or not own.strip():
+        return [(name,) for name in NAMES]
+    try:
+        return [tuple(shlex.split(own))]
+    except ValueError as error:
+        raise NoCompiler(MISSING.format(reason=f"CC is {own!r}: {error}")) from error
 
 
 @lru_cache(maxsize=8)
 def _compiler(own: str | None, path: str | None) -> Compiler:
     reasons = []
-    for command in [tuple(shlex.split(own))] if own else [(name,) for name in NAMES]:
+    for command in commands(own):
         if shutil.which(command[0], path=path) is None:
             reasons.append(f"{command[0]} was not found")
             continue
@@ -102,7 +206,7 @@ def _compiler(own: str | None, path: str | None) -> Compiler:
         if isinstance(found, Compiler):
             return found
         reasons.append(f"{shlex.join(command)}: {found}")
-    raise BackendError(MISSING.format(reason="; ".join(reasons)))
+    raise NoCompiler(MISSING.format(reason="; ".join(reasons)))
 
 
 def _tried(command: tuple[str, ...]) -> Compiler | str:

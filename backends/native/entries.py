@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from backends.native.fusing import is_sum
 from backends.native.index import Index, Variable
@@ -11,36 +11,51 @@ from backends.native.nest import Axes, Loop, Nest, Term
 from backends.native.reader import Reader
 from backends.native.scope import Scope, put, side_by_side, variables
 from backends.native.spelling import TYPES, literal
+from backends.native.steps import summed_axis
 from lowering import program as p
 from lowering.program import Value
 
 
-def entrywise(scope: Scope, stores: Mapping[Value, Store | None]) -> list[str]:
-    """Values over the same axes in one nest; those without a store are read by the others alone.
+def entrywise(
+    scope: Scope, stores: Mapping[Value, Store | None], copies: Sequence[tuple[Value, Store]] = ()
+) -> list[str]:
+    """Values over the same axes in one nest; those without a store are read by the others alone; copies go along.
 
-    Sums over the innermost axis of what stands there may come with them.
+    Sums over an axis of what stands there may come with them: over the innermost one in a number, over the one
+    around the lane in a number for each entry of the lane.
     """
     lead = next(iter(stores))
-    ended = any(v.axes != lead.axes and is_sum(v) for v in stores)
+    ended = [v for v in stores if v.axes != lead.axes and is_sum(v)]
+    lane = scope.lane if scope.lane in lead.axes else None
+    first: tuple[str, ...] = lead.axes
+    if ended and lane is not None:
+        summed = tuple({summed_axis(v): None for v in ended if summed_axis(v) != lane})
+        first = (*(a for a in lead.axes if a != lane and a not in summed), *summed, lane)
 
-    def build(made: Axes, order: tuple[str, ...] | None = None) -> list[str]:
-        axes = order or lead.axes
+    def build(made: Axes, axes: tuple[str, ...] = first, settled: bool = bool(ended)) -> list[str]:
         outer, last = variables(made, axes[:-1]), variables(made, axes[-1:])
-        nest = Nest([*(Loop(i, True) for i in outer), *(Loop(i, not ended) for i in last)])
+        over = {summed_axis(v) for v in ended}
+        nest = Nest([Loop(i, not over & {a}) for a in axes for i in made.loops[a]])
+        made = made.with_ends([*stores, *(v for v, _ in copies)])
         reader = scope.reader(nest)
         for v, store in stores.items():
-            if is_sum(v):
+            if v in ended:
                 assert store is not None
-                _ended(nest, reader, v, store, made, len(outer), bool(last))
+                if summed_axis(v) == axes[-1]:
+                    _ended(nest, reader, v, store, made, len(outer), bool(last))
+                else:
+                    _ended_side_by_side(nest, reader, v, store, made, len(variables(made, axes[:-2])), scope, last)
                 continue
             term = reader.computed(v, made.at)
             reader.members[v] = term
             if store is not None:
                 put(reader, store, made, term)
-        if order is None and not ended:
+        for v, store in copies:
+            put(reader, store, made, reader.read(v, made.at))
+        if not settled:
             better = side_by_side(made, lead.axes, reader.places)
-            if better != lead.axes:
-                return build(made, better)
+            if better != axes:
+                return build(made, better, True)
         return nest.text(scope.share)
 
     return scope.written(lead.sizes, build)
@@ -54,6 +69,22 @@ def _ended(nest: Nest, reader: Reader, v: Value, store: Store, made: Axes, depth
     nest.after[depth].append(f"{store.pointer}[{store.address(made.at)}] = {total};")
     if loop:
         nest.sums.append(("+", total))
+
+
+def _ended_side_by_side(
+    nest: Nest, reader: Reader, v: Value, store: Store, made: Axes, depth: int, scope: Scope, lane: list[Variable]
+) -> None:
+    """A sum over the axis around the innermost one: a number for each entry of the lane."""
+    total, terms = reader.fresh("sum"), [reader.read(a, made.at) for a in v.args]
+    size, place = 1, Index()
+    for i in lane:
+        size, place = size * i.size, place * i.size + Index.of(i)
+    heads = " ".join(Loop(i, True).head for i in lane[:-1]) + "".join(
+        f' _Pragma("omp simd") {Loop(i, True).head}' for i in lane[-1:]
+    )
+    nest.before[depth] += [f"{TYPES[v.kind]} {total}[{size}];", f"{heads} {total}[{place}] = 0;"]
+    nest.inside.append(f"{total}[{place}] += {' * '.join(t.text for t in terms)};")
+    nest.after[depth].append(f"{heads} {store.pointer}[{store.address(made.at)}] = {total}[{place}];")
 
 
 def copied(scope: Scope, v: Value, store: Store, sizes: Mapping[str, int] | None = None) -> list[str]:
@@ -88,10 +119,11 @@ def gathered(scope: Scope, v: Value, store: Store, place: int) -> list[str]:
 
     def build(made: Axes) -> list[str]:
         nest, c = Nest([Loop(i, True) for i in variables(made, v.axes)]), TYPES[v.kind]
-        at = store.address(made.at)
+        total, at = scope.fresh("sum"), store.address(made.at)
         term = f"(({c} *)(OWN(i) + {place}))[{at}]"
-        nest.inside.append(f"{c} sum = {literal(0, v.kind)}; for (long i = 0; i < threads; i++) sum += {term};")
-        nest.inside.append(f"{store.pointer}[{at}] = sum;")
+        nest.inside.append(f"{c} {total} = {literal(0, v.kind)};")
+        nest.inside.append(f"for (long i = 0; i < threads; i++) {total} += {term};")
+        nest.inside.append(f"{store.pointer}[{at}] = {store.written(total)};")
         return nest.text(scope.share, simd=False)
 
     return scope.written(v.sizes, build)

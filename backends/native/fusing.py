@@ -124,6 +124,8 @@ class Fusions:
                 yield a, inner.reads.get(x, 0.0)
         elif isinstance(op, p.Pick):
             return
+        elif dropped(v):
+            yield v.args[0], times
         elif isinstance(op, p.Contract):
             whole = entries(v) * prod(v.args[0].size(a) for a in op.over)
             for a in v.args:

@@ -76,6 +76,8 @@ class Index:
         """
         whole = Index(tuple((v, c // n) for v, c in self.terms if c % n == 0), self.constant // n)
         rest = Index(tuple((v, c) for v, c in self.terms if c % n), self.constant % n)
+        below = -(rest.least // n) if rest.least < 0 else 0  # the text's division is towards zero
+        whole, rest = whole + -below, rest + below * n
         if 0 <= rest.least and rest.most < n:
             return whole, rest
         if len(rest.terms) == 1 and abs(rest.terms[0][1]) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from backends.native.index import Index
@@ -23,13 +23,17 @@ def strides_of(sizes: Mapping[str, int]) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """An array in memory: entry `at` lies at pointer[base + Σ stride · (at − origin)]."""
+    """An array in memory: entry `at` lies at pointer[base + Σ stride · (at − origin)].
+
+    narrow   the format of real numbers that take two bytes there: bfloat16 or float16
+    """
 
     pointer: str
     kind: Kind
     strides: Mapping[str, int]
     base: Index = field(default_factory=Index)
     origin: Mapping[str, Index] = field(default_factory=dict)
+    narrow: str = ""
 
     def address(self, at: Mapping[str, Index]) -> Index:
         total = self.base
@@ -38,14 +42,22 @@ class Store:
             total = total + place * stride
         return total
 
+    def written(self, text: str) -> str:
+        """A number as it lies there."""
+        return f"to_{self.narrow}({text})" if self.narrow else text
+
+    def read(self, text: str) -> str:
+        """What lies there as a number."""
+        return f"from_{self.narrow}({text})" if self.narrow else text
+
     def at(self, axis: str, index: Index) -> Store:
         """The part at one place of an axis, which is dropped."""
         rest = {a: n for a, n in self.strides.items() if a != axis}
-        return Store(self.pointer, self.kind, rest, self.base + index * self.strides[axis], self.origin)
+        return replace(self, strides=rest, base=self.base + index * self.strides[axis])
 
     def shifted(self, axis: str, by: int) -> Store:
         """The same array entered `by` places later along an axis."""
-        return Store(self.pointer, self.kind, self.strides, self.base + Index((), by * self.strides[axis]), self.origin)
+        return replace(self, base=self.base + Index((), by * self.strides[axis]))
 
 
 class Arena:

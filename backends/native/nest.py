@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from backends.native.index import Index, Variable
 from backends.native.spelling import TYPES
+from lowering.program import Value
 from mixer_ir.functions import Kind
 
-PARALLEL = 1 << 14
+PARALLEL = 1 << 18
 """operations below which a nest is not shared out among threads"""
 
 
@@ -110,6 +111,11 @@ class Axes:
     at: Mapping[str, Index]
     loops: Mapping[str, tuple[Variable, ...]]
     cuts: Mapping[str, tuple[int, ...]]
+
+    def with_ends(self, values: Iterable[Value]) -> Axes:
+        """The same place for values with more axes of one entry."""
+        more = {a: Index() for v in values for a, n in v.sizes.items() if n == 1 and a not in self.at}
+        return Axes({**self.at, **more}, self.loops, self.cuts)
 
     def cut(self, text: str, inner: int) -> dict[str, tuple[int, ...]]:
         """The cuts with one loop run as two."""

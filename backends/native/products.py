@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from backends.native.fusing import product_axes
+from backends.native.fusing import is_product, product_axes
 from backends.native.index import Index, Variable
 from backends.native.memory import Store
 from backends.native.nest import Axes, Loop, Nest
@@ -26,10 +26,23 @@ class Group:
     steps: tuple[int, ...]
 
 
+def writes_to(v: Value, store: Store) -> bool:
+    """Whether v can be written to an array as it lies: for a product, with its rows or its columns side by side."""
+    if not is_product(v):
+        return True
+    _, rows, columns, _ = product_axes(v)
+    return any(_lie_side_by_side(v, axes, store) for axes in (rows, columns))
+
+
+def _lie_side_by_side(v: Value, axes: Sequence[str], store: Store) -> bool:
+    long = [a for a in axes if v.size(a) > 1]
+    return not long or store.strides[long[-1]] == 1
+
+
 def product(scope: Scope, v: Value, store: Store) -> list[str]:
     """c = a b, one product for each place of the batch axes."""
     (x, y), (_, rows, columns, over) = v.args, product_axes(v)
-    if store.strides[v.axes[-1]] == 1 and v.axes[-1] in rows:
+    if not _lie_side_by_side(v, columns, store):
         x, y, rows, columns = y, x, columns, rows
     sizes = scope.extent({**v.sizes, **{a: x.size(a) for a in over}})
     probes = {a: Variable(f"probe {a}", n, whole=True) for a, n in sizes.items()}

@@ -12,6 +12,7 @@
 typedef double real;
 typedef double _Complex cplx;
 typedef int64_t bits;
+typedef uint64_t ubits;
 #define LIBM(name) name
 #define CLIBM(name) name
 #define LN2_HI 6.93147180369123816490e-01
@@ -20,6 +21,7 @@ typedef int64_t bits;
 #define MANTISSA 52
 #define EXP_MOST 710.5
 #define EXP_LEAST -750.0
+#define SHIFT 6755399441057790.0
 #define SMALLEST_NORMAL 2.2250738585072014e-308
 #define SQRT_HALF_BITS 0x3fe6a09e667f3bcdLL
 #define MAKE_COMPLEX CMPLX
@@ -27,6 +29,7 @@ typedef int64_t bits;
 typedef float real;
 typedef float _Complex cplx;
 typedef int32_t bits;
+typedef uint32_t ubits;
 #define LIBM(name) name##f
 #define CLIBM(name) name##f
 #define LN2_HI 0.693359375f
@@ -35,6 +38,7 @@ typedef int32_t bits;
 #define MANTISSA 23
 #define EXP_MOST 89.5f
 #define EXP_LEAST -106.0f
+#define SHIFT 12583166.0f
 #define SMALLEST_NORMAL 1.17549435e-38f
 #define SQRT_HALF_BITS 0x3f3504f3
 #define MAKE_COMPLEX CMPLXF
@@ -43,6 +47,29 @@ typedef int32_t bits;
 
 FN bits bits_of(real x) { union { real x; bits i; } u = {.x = x}; return u.i; }
 FN real real_of(bits i) { union { bits i; real x; } u = {.i = i}; return u.x; }
+#ifndef DOUBLE
+// Numbers of two bytes, read and written where they lie; all that is computed is computed in float.
+FN real from_bfloat16(uint16_t x) { return real_of((bits)((uint32_t)x << 16)); }
+FN uint16_t to_bfloat16(real x) {
+    uint32_t i = (uint32_t)bits_of(x), even = (i + 0x7fff + (i >> 16 & 1)) >> 16;
+    return x != x ? 0x7fc0 : even;
+}
+FN real from_float16(uint16_t x) {
+    uint32_t w = (uint32_t)x << 16, twice = w + w;
+    real normal = real_of((bits)((twice >> 4) + (0xe0u << 23))) * 0x1p-112f;
+    real small = real_of((bits)((twice >> 17) | (126u << 23))) - 0.5f;
+    uint32_t magnitude = (uint32_t)bits_of(twice < (1u << 27) ? small : normal);
+    return real_of((bits)((w & 0x80000000u) | magnitude));
+}
+FN uint16_t to_float16(real x) {
+    uint32_t w = (uint32_t)bits_of(x), twice = w + w, bias = twice & 0xff000000u;
+    real base = (real_of((bits)(w & 0x7fffffffu)) * 0x1p+112f) * 0x1p-110f;
+    bias = bias < 0x71000000u ? 0x71000000u : bias;
+    uint32_t i = (uint32_t)bits_of(real_of((bits)((bias >> 1) + 0x07800000u)) + base);
+    uint32_t magnitude = twice > 0xff000000u ? 0x7e00 : (i >> 13 & 0x7c00) + (i & 0x0fff);
+    return (uint16_t)(w >> 16 & 0x8000) | (uint16_t)magnitude;
+}
+#endif
 FN real two_to(bits n) { return real_of((n + BIAS) << MANTISSA); }
 FN real larger(real x, real y) { return x > y || x != x ? x : y; }
 FN real smaller(real x, real y) { return x < y || x != x ? x : y; }
@@ -77,12 +104,36 @@ FN real expm1_near_zero(real r) {
 FN real reduced(real x, real n) { return (x - n * LN2_HI) - n * LN2_LO; }
 FN real halves_of(real x) { return LIBM(__builtin_rint)(x * (real)1.4426950408889634); }
 
+// e^r for |r| ≤ ln 2 / 2, within a twentieth of a unit in the last place
+FN real exp_near_zero(real r) {
+#ifdef DOUBLE
+    return expm1_near_zero(r) + 1;
+#else
+    real p = 0.0013814320554956794f;
+    p = p * r + 0.008368851616978645f;
+    p = p * r + 0.041668400168418884f;
+    p = p * r + 0.1666651964187622f;
+    p = p * r + 0.4999999403953552f;
+    p = p * r + 1;
+    return p * r + 1;
+#endif
+}
+
+// x between two bounds of either sign, by the order of its bits: two instructions, where comparing numbers takes more
+FN real clamped(real x, real least, real most) {
+    ubits u = (ubits)bits_of(x), low = (ubits)bits_of(least);
+    bits i = (bits)(u < low ? u : low), high = bits_of(most);
+    return real_of(i < high ? i : high);
+}
+
+// Adding SHIFT leaves n = x / ln 2, rounded, in the last bits of a sum, and with it twice the bias of an exponent;
+// 2ⁿ goes in as two factors, so that neither overflows where the result does not, and denormals are rounded once.
 FN real m_exp(real x) {
-    x = x > EXP_MOST ? EXP_MOST : x;
-    x = x < EXP_LEAST ? EXP_LEAST : x;
-    real n = halves_of(x);
-    int whole = (int)n, half = whole >> 1;
-    return (expm1_near_zero(reduced(x, n)) + 1) * two_to(half) * two_to(whole - half);
+    real y = clamped(x, EXP_LEAST, EXP_MOST), sum = y * (real)1.4426950408889634 + SHIFT;
+    ubits n = (ubits)bits_of(sum), half = n >> 1;
+    real e = exp_near_zero(reduced(y, sum - SHIFT));
+    e = e * real_of((bits)(half << MANTISSA)) * real_of((bits)((n - half) << MANTISSA));
+    return x == x ? e : x;
 }
 
 FN real m_expm1(real x) {
@@ -214,8 +265,9 @@ FN int thread_number(void) { return 0; }
 
 #ifdef DOUBLE
 #define mixer_product mixer_product_double
-#define mixer_transform mixer_transform_double
+#define mixer_transforms mixer_transforms_double
 #endif
 void mixer_product(long m, long n, long k, const real *a, long row_a, long column_a, const real *b, long row_b,
                    long column_b, real *c, long row_c, int add);
-void mixer_transform(int which, long n, const void *x, long step_x, void *y, long step_y);
+void mixer_transforms(int which, long n, long count, const void *x, long step_x, long apart_x, void *y, long step_y,
+                      long apart_y);

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from backends.native.fusing import STRIDED, dropped
 from backends.native.index import Index, Variable
 from backends.native.memory import Store
 from backends.native.nest import Nest, Term
@@ -69,7 +70,7 @@ class Reader:
     def load(self, store: Store, at: At, guard: Term | None) -> Term:
         address = store.address(at)
         self.places.append(address)
-        text = f"{store.pointer}[{address}]"
+        text = store.read(f"{store.pointer}[{address}]")
         if guard is None:
             return self._defined(store.kind, text, address.needs)
         return self._defined(store.kind, f"{guard.text} ? {text} : 0", address.needs | guard.needs)
@@ -140,6 +141,16 @@ def moved(v: Value, at: At) -> At:
         case p.Order() | p.Detach() | p.Expand():
             return at
     raise AssertionError(f"{v} does not move entries")
+
+
+def viewed(v: Value, where: Mapping[Value, Where]) -> bool:
+    """Whether v is an array or looks at one differently."""
+    match where.get(v):
+        case Store():
+            return True
+        case Given(value=outer):
+            return viewed(outer, where)
+    return (isinstance(v.op, STRIDED) or dropped(v)) and viewed(v.args[0], where)
 
 
 def address(v: Value, at: At, where: Mapping[Value, Where]) -> tuple[Store, Index]:

@@ -15,11 +15,15 @@
 #define WIDTH 16
 #define ROWS 4
 #endif
+#ifndef __has_builtin
+#define __has_builtin(name) 0
+#endif
 #define LANES ((long)(WIDTH / sizeof(real)))
 #define COLUMNS (2 * LANES)
 #define DEPTH 256
 
 typedef real vec __attribute__((vector_size(WIDTH), aligned(sizeof(real)), may_alias));
+typedef real four __attribute__((vector_size(4 * sizeof(real)), aligned(sizeof(real)), may_alias));
 
 #define TILE(R)                                                                                                       \
     static void tile_##R(long k, const real *restrict a, long row_a, long column_a, const real *restrict b,           \
@@ -57,6 +61,7 @@ static long tile(long m, long k, const real *a, long row_a, long column_a, const
                  long row_c, int add) {
 #define USE(R) if (m >= R) { tile_##R(k, a, row_a, column_a, b, row_b, c, row_c, add); return R; }
 #if ROWS >= 12
+    if (m % 12 == 4 && m > 4) USE(8)  // 8 and 8 take less than 12 and 4
     USE(12)
     USE(8)
 #endif
@@ -67,6 +72,42 @@ static long tile(long m, long k, const real *a, long row_a, long column_a, const
     USE(2)
     USE(1)
     return 1;
+}
+
+// depth rows of a panel, filled up with zeros; where b lies by columns, four by four entries at once
+static void pack(real *panel, const real *b, long depth, long width, long row_b, long column_b) {
+    long done = 0;
+#if __has_builtin(__builtin_shufflevector)
+    if (row_b == 1)
+        for (; done + 4 <= width; done += 4) {
+            const real *from = b + done * column_b;
+            long l = 0;
+            for (; l + 4 <= depth; l += 4) {
+                four w = *(const four *)(from + l), x = *(const four *)(from + l + column_b);
+                four y = *(const four *)(from + l + 2 * column_b), z = *(const four *)(from + l + 3 * column_b);
+                four wx = __builtin_shufflevector(w, x, 0, 4, 1, 5), yz = __builtin_shufflevector(y, z, 0, 4, 1, 5);
+                four xw = __builtin_shufflevector(w, x, 2, 6, 3, 7), zy = __builtin_shufflevector(y, z, 2, 6, 3, 7);
+                real *to = panel + l * COLUMNS + done;
+                *(four *)to = __builtin_shufflevector(wx, yz, 0, 1, 4, 5);
+                *(four *)(to + COLUMNS) = __builtin_shufflevector(wx, yz, 2, 3, 6, 7);
+                *(four *)(to + 2 * COLUMNS) = __builtin_shufflevector(xw, zy, 0, 1, 4, 5);
+                *(four *)(to + 3 * COLUMNS) = __builtin_shufflevector(xw, zy, 2, 3, 6, 7);
+            }
+            for (; l < depth; l++)
+                for (long q = 0; q < 4; q++) panel[l * COLUMNS + done + q] = from[l + q * column_b];
+        }
+#endif
+    for (long l = 0; l < depth; l++) {
+        real *to = panel + l * COLUMNS;
+        const real *from = b + l * row_b;
+        if (column_b == 1 && width == COLUMNS) {
+            *(vec *)to = *(const vec *)from;
+            *(vec *)(to + LANES) = *(const vec *)(from + LANES);
+            continue;
+        }
+        for (long q = done; q < width; q++) to[q] = from[q * column_b];
+        for (long q = width; q < COLUMNS; q++) to[q] = 0;
+    }
 }
 
 void mixer_product(long m, long n, long k, const real *a, long row_a, long column_a, const real *b, long row_b,
@@ -80,16 +121,8 @@ void mixer_product(long m, long n, long k, const real *a, long row_a, long colum
             long width = n - j < COLUMNS ? n - j : COLUMNS;
             const real *here = b + start * row_b + j * column_b;
             long row = row_b;
-            if (column_b != 1 || width < COLUMNS) {
-                if (row_b == 1) {
-                    for (long q = 0; q < width; q++)
-                        for (long l = 0; l < depth; l++) panel[l * COLUMNS + q] = here[q * column_b + l];
-                } else {
-                    for (long l = 0; l < depth; l++)
-                        for (long q = 0; q < width; q++) panel[l * COLUMNS + q] = here[l * row_b + q * column_b];
-                }
-                for (long l = 0; l < depth; l++)
-                    for (long q = width; q < COLUMNS; q++) panel[l * COLUMNS + q] = 0;
+            if (column_b != 1 || width < COLUMNS || (m >= 4 * ROWS && row_b >= 256)) {
+                pack(panel, here, depth, width, row_b, column_b);
                 here = panel;
                 row = COLUMNS;
             }
@@ -195,7 +228,7 @@ static void forward(const plan *p, wide *x) {
 }
 
 // which: 0 fft, 1 ifft, 2 rfft, 3 irfft; steps count numbers of the array's own kind
-void mixer_transform(int which, long n, const void *from, long step_x, void *to, long step_y) {
+static void one_transform(int which, long n, const void *from, long step_x, void *to, long step_y) {
     const plan *p = plan_of(n);
     wide *work = malloc(sizeof(wide) * p->m);
     const cplx *x = from;
@@ -213,6 +246,163 @@ void mixer_transform(int which, long n, const void *from, long step_x, void *to,
         wide y = inverse ? conj(work[j]) / n : work[j];
         if (which == 3) ((real *)to)[j * step_y] = creal(y);
         else ((cplx *)to)[j * step_y] = y;
+    }
+    free(work);
+}
+
+// Several transforms at once, one number of each in a vector: radix 4, then 2, 3 and 5, results in order (Stockham), for
+// lengths without other prime factors. Two real sequences go as one complex one.
+
+typedef struct { vec re, im; } many;
+
+static many times(many x, cplx w) {
+    real c = CLIBM(creal)(w), s = CLIBM(cimag)(w);
+    return (many){x.re * c - x.im * s, x.re * s + x.im * c};
+}
+
+static many *stockham(long n, many *x, many *y, const cplx *roots) {
+    long left = n, s = 1;
+    for (; left % 4 == 0; left /= 4, s *= 4) {
+        long quarter = left / 4;
+        for (long j = 0; j < quarter; j++) {
+            cplx w1 = roots[j * s], w2 = roots[2 * j * s], w3 = roots[3 * j * s];
+            const many *from = x + s * j;
+            many *to = y + 4 * s * j;
+            for (long q = 0; q < s; q++) {
+                many a = from[q], b = from[q + s * quarter], c = from[q + 2 * s * quarter], d = from[q + 3 * s * quarter];
+                many e = {a.re + c.re, a.im + c.im}, f = {a.re - c.re, a.im - c.im};
+                many g = {b.re + d.re, b.im + d.im}, h = {d.im - b.im, b.re - d.re};  // h = i (b − d)
+                to[q] = (many){e.re + g.re, e.im + g.im};
+                to[q + s] = times((many){f.re - h.re, f.im - h.im}, w1);
+                to[q + 2 * s] = times((many){e.re - g.re, e.im - g.im}, w2);
+                to[q + 3 * s] = times((many){f.re + h.re, f.im + h.im}, w3);
+            }
+        }
+        many *z = x; x = y; y = z;
+    }
+    static const long radices[] = {2, 3, 5};
+    for (int which = 0; which < 3; which++)
+        for (long r = radices[which]; left % r == 0; left /= r, s *= r) {
+            for (long j = 0; j < left / r; j++)
+                for (long q = 0; q < s; q++)
+                    for (long k = 0; k < r; k++) {
+                        many sum = x[q + s * j];
+                        for (long i = 1; i < r; i++) {
+                            many term = times(x[q + s * (j + i * (left / r))], roots[n / r * (i * k % r)]);
+                            sum.re += term.re;
+                            sum.im += term.im;
+                        }
+                        y[q + s * (r * j + k)] = times(sum, roots[j * k * s]);
+                    }
+            many *z = x; x = y; y = z;
+        }
+    return x;
+}
+
+static int smooth(long n) {
+    for (long r = 2; r <= 5; r++) while (n % r == 0) n /= r;
+    return n == 1;
+}
+
+static const cplx *roots_of(long n) {
+    typedef struct circle { long n; struct circle *next; cplx roots[]; } circle;
+    static circle *known = NULL;
+    circle *found;
+#pragma omp critical(mixer_roots)
+    {
+        for (found = known; found && found->n != n;) found = found->next;
+        if (!found) {
+            found = malloc(sizeof(circle) + sizeof(cplx) * n);
+            *found = (circle){.n = n, .next = known};
+            for (long j = 0; j < n; j++) {
+                double at = 6.283185307179586476925 * j / n;
+                found->roots[j] = MAKE_COMPLEX((real)cos(at), (real)-sin(at));
+            }
+            known = found;
+        }
+    }
+    return found->roots;
+}
+
+// lanes of a vector from and to numbers that lie `apart`; those at `count` and beyond are zero, and are not written
+static vec lanes(const real *x, long apart, long count) {
+    if (apart == 1 && count >= LANES) return *(const vec *)x;
+    vec v = {0};
+    for (long i = 0; i < LANES && i < count; i++) v[i] = x[i * apart];
+    return v;
+}
+
+static void put_lanes(real *y, long apart, long count, vec v) {
+    if (apart == 1 && count >= LANES) *(vec *)y = v;
+    else for (long i = 0; i < LANES && i < count; i++) y[i * apart] = v[i];
+}
+
+// `count` transforms as one_transform does one, the first numbers of which lie apart_x and apart_y from one another
+void mixer_transforms(int which, long n, long count, const void *from, long step_x, long apart_x, void *to, long step_y,
+                      long apart_y) {
+    int from_real = which == 2, to_real = which == 3;
+    if (!smooth(n) || count < 4) {
+        for (long i = 0; i < count; i++)
+            one_transform(which, n, (const char *)from + i * apart_x * (from_real ? sizeof(real) : sizeof(cplx)), step_x,
+                            (char *)to + i * apart_y * (to_real ? sizeof(real) : sizeof(cplx)), step_y);
+        return;
+    }
+    const cplx *roots = roots_of(n);
+    many *work = aligned_alloc(64, 2 * n * sizeof(many)), *x = work, *y = work + n;
+    const real *in = from;
+    real *out = to;
+    long each = from_real || to_real ? 2 * LANES : LANES;
+    for (long first = 0; first < count; first += each) {
+        long a = count - first, b = a - LANES;
+        if (from_real) {
+            const real *at = in + first * apart_x;
+            for (long j = 0; j < n; j++) {
+                x[j].re = lanes(at + j * step_x, apart_x, a);
+                x[j].im = lanes(at + j * step_x + LANES * apart_x, apart_x, b);
+            }
+        } else if (to_real) {  // the transform of A + i B, conjugated
+            const real *at = in + 2 * first * apart_x;
+            for (long j = 0; j <= n / 2; j++) {
+                const real *here = at + 2 * j * step_x, *there = here + 2 * LANES * apart_x;
+                int end = j == 0 || 2 * j == n;
+                vec are = lanes(here, 2 * apart_x, a), bre = lanes(there, 2 * apart_x, b);
+                vec aim = end ? (vec){0} : lanes(here + 1, 2 * apart_x, a);
+                vec bim = end ? (vec){0} : lanes(there + 1, 2 * apart_x, b);
+                x[j] = (many){are - bim, -(aim + bre)};
+                if (!end) x[n - j] = (many){are + bim, aim - bre};
+            }
+        } else {
+            const real *at = in + 2 * first * apart_x;
+            for (long j = 0; j < n; j++) {
+                vec im = lanes(at + 2 * j * step_x + 1, 2 * apart_x, a);
+                x[j] = (many){lanes(at + 2 * j * step_x, 2 * apart_x, a), which == 1 ? -im : im};
+            }
+        }
+        const many *z = stockham(n, x, y, roots);
+        real one = which == 1 || which == 3 ? (real)1 / n : 1;
+        if (to_real) {
+            real *at = out + first * apart_y;
+            for (long j = 0; j < n; j++) {
+                put_lanes(at + j * step_y, apart_y, a, z[j].re * one);
+                put_lanes(at + j * step_y + LANES * apart_y, apart_y, b, z[j].im * -one);
+            }
+            continue;
+        }
+        real *at = out + 2 * first * apart_y;
+        for (long j = 0; j < (from_real ? n / 2 + 1 : n); j++) {
+            real *here = at + 2 * j * step_y;
+            many p = z[j], q = z[j ? n - j : 0];
+            if (from_real) {
+                real *there = here + 2 * LANES * apart_y, half = (real)0.5;
+                put_lanes(here, 2 * apart_y, a, (p.re + q.re) * half);
+                put_lanes(here + 1, 2 * apart_y, a, (p.im - q.im) * half);
+                put_lanes(there, 2 * apart_y, b, (p.im + q.im) * half);
+                put_lanes(there + 1, 2 * apart_y, b, (q.re - p.re) * half);
+                continue;
+            }
+            put_lanes(here, 2 * apart_y, a, p.re * one);
+            put_lanes(here + 1, 2 * apart_y, a, (which == 1 ? -p.im : p.im) * one);
+        }
     }
     free(work);
 }

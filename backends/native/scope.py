@@ -20,6 +20,7 @@ class Scope:
 
     where   where values lie              share   whether threads may share the work
     first   where axes start that are shared out already, and in `sizes` how many entries of them are left
+    lane    the axis along which the arrays of a piece lie side by side, if there is one
     """
 
     where: Mapping[Value, Where]
@@ -27,6 +28,7 @@ class Scope:
     share: bool
     first: Mapping[str, Index]
     sizes: Mapping[str, int]
+    lane: str | None = None
 
     def extent(self, sizes: Mapping[str, int]) -> dict[str, int]:
         return {a: self.sizes.get(a, n) for a, n in sizes.items()}
@@ -55,7 +57,7 @@ def put(reader: Reader, store: Store, made: Axes, term: Term) -> None:
     """The statement that stores a term, innermost."""
     address = store.address(made.at)
     reader.places.append(address)
-    reader.nest.inside.append(f"{store.pointer}[{address}] = {term.text};")
+    reader.nest.inside.append(f"{store.pointer}[{address}] = {store.written(term.text)};")
 
 
 def side_by_side(made: Axes, order: tuple[str, ...], places: list[Index]) -> tuple[str, ...]:

@@ -5,17 +5,22 @@ Which values those are says backends/native/judging.py; parts of sums over such 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 
+from backends.native.fusing import STRIDED, is_product, product_sizes
 from backends.native.judging import WHOLE, Judge, Outside, Parts
 from lowering import program as p
 from lowering.build import Builder
 from lowering.program import Program, Value
 
-WORTH = 1 << 17
+WORTH = 1 << 19
 """operations below which a program is not shared out"""
+LARGE = 1 << 22
+"""operations of one matrix product from which threads share it out better among themselves"""
+VIEWS = (*STRIDED, p.Pad, p.Flip, p.Merge, p.Expand)
 TILE = 64
 """entries of an axis that lie side by side in memory, in one piece"""
 
@@ -33,29 +38,77 @@ class Shared(p.Region):
 
 
 def shared(program: Program) -> Program:
-    """The program with the largest part that can be shared out as one region; the same if there is none."""
+    """The program with its largest parts that can be shared out as regions; the same if there is none.
+
+    Large matrix products are not shared out so: what lies before, between and after them is one part each.
+    """
     if work(program) < WORTH:
+        return program
+    for number in range(max(_stages(program).values(), default=0) + 1):
+        program = _shared(program, {v for v, stage in _stages(program).items() if stage == number})
+    return program
+
+
+def _stages(program: Program) -> dict[Value, int]:
+    """How many large products lie one after the other before a value; they have no number themselves."""
+    found: dict[Value, int] = {}
+    after: dict[Value, int] = {}
+    for v in program.order:
+        stage = max((after[a] for a in v.args), default=0)
+        after[v] = stage
+        if is_product(v) and prod(product_sizes(v)) >= LARGE:
+            after[v] += 1
+        else:
+            found[v] = stage
+    return found
+
+
+def _shared(program: Program, part: set[Value]) -> Program:
+    """The program with what can be shared out of a part of it as one region."""
+    whole = sum(_work(v) for v in part)
+    if whole < WORTH:
         return program
     best: tuple[str, ...] = ()
     covered, inside = 0.0, {}
     tiles: dict[str, int] = {}
-    for axis, tile in _candidates(program):
-        found = _classes(program, (*best, axis))
+    edge = _edge(program, part)
+    sizes = {a: n for v in reversed(edge) for a, n in v.sizes.items()}
+    for axis, tile in _candidates(edge):
+        found = _classes(program, part, {a: sizes[a] for a in (*best, axis)})
         reached = sum(_work(v) for v, c in found.items() if c is not None)
-        if reached >= max(0.95 * covered, 0.5 * work(program)):
+        if reached >= max(0.95 * covered, 0.5 * whole):
             best, covered, inside = (*best, axis), reached, found
             tiles[axis] = tile
-    sizes = {a: n for v in reversed((*program.inputs, *program.outputs)) for a, n in v.sizes.items()}
-    pieces = prod(sizes[a] // tiles[a] for a in best)
-    if pieces < 2:
+    if prod(sizes[a] // tiles[a] for a in best) < 2:
         return program
-    return _cut_out(program, inside, tuple((a, sizes[a], tiles[a]) for a in best))
+    return _cut_out(program, _without_last_views(program, inside), tuple((a, sizes[a], tiles[a]) for a in best))
 
 
-def _candidates(program: Program) -> list[tuple[str, int]]:
+def _without_last_views(program: Program, inside: Mapping[Value, Parts | None]) -> dict[Value, Parts | None]:
+    """Less what only looks differently at what is inside, for readers outside: they can look for themselves."""
+    found = dict(inside)
+    read = set(program.outputs)  # by something inside, or at the end
+    for v in reversed(program.order):
+        if found[v] is not None and isinstance(v.op, VIEWS) and v not in read:
+            found[v] = None
+        if found[v] is not None:
+            read.update(v.args)
+    return found
+
+
+def _edge(program: Program, part: set[Value]) -> list[Value]:
+    """What a part of a program takes, and what it leaves."""
+    taken = dict.fromkeys(a for v in program.order if v in part for a in v.args if a not in part)
+    taken |= dict.fromkeys(v for v in program.inputs if v in part)
+    left = dict.fromkeys(a for v in program.order if v not in part for a in v.args if a in part)
+    left |= dict.fromkeys(v for v in program.outputs if v in part)
+    return [*taken, *left]
+
+
+def _candidates(edge: Sequence[Value]) -> list[tuple[str, int]]:
     """(axis, piece): single entries, but of what lies side by side, where many are taken at once."""
     found: dict[str, int] = {}
-    arrays = sorted((*program.inputs, *program.outputs), key=lambda v: -prod(v.shape))
+    arrays = sorted(edge, key=lambda v: -prod(v.shape))
     innermost = {v.axes[-1] for v in arrays if v.axes and 4 * prod(v.shape) >= prod(arrays[0].shape)}
     for v in arrays:
         for a, n in v.sizes.items():
@@ -84,21 +137,20 @@ def _work(v: Value) -> float:
 # ------------------------------------------------------------------------------------------------ what is inside
 
 
-def _classes(program: Program, axes: tuple[str, ...]) -> dict[Value, Parts | None]:
+def _classes(program: Program, part: set[Value], sizes: Mapping[str, int]) -> dict[Value, Parts | None]:
     """For each value its parts if it is inside, else None."""
-    sizes = {a: n for v in reversed((*program.inputs, *program.outputs)) for a, n in v.sizes.items()}
-    judge = Judge({a: sizes[a] for a in axes})
+    judge = Judge(sizes)
     found: dict[Value, Parts | None] = {}
     after: set[Value] = set()  # outside, and computed from what is inside
     for v in program.order:
-        try:
-            if any(a in after for a in v.args):
-                raise Outside
-            found[v] = judge.of(v, found, strict=False)
-        except Outside:
-            found[v] = None
-            if any(a in after or found[a] is not None for a in v.args):
-                after.add(v)
+        found[v] = None
+        follows = any(a in after for a in v.args)
+        if v in part and not follows:
+            with suppress(Outside):
+                found[v] = judge.of(v, found, strict=False)
+                continue
+        if follows or any(found[a] is not None for a in v.args):
+            after.add(v)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backends.native.fusing import is_product, is_sum
+from backends.native.fusing import dropped, is_product, is_sum
 from backends.native.memory import Store
 from lowering import program as p
 from lowering.program import Program, Value
@@ -23,8 +23,32 @@ class Step:
     reads: set[Value] = field(default_factory=set)
 
 
-def steps(program: Program, stored: frozenset[Value], copies: Sequence[tuple[Value, Store]]) -> Iterator[Step]:
-    """The stored values in an order that lets as many as possible share a nest, then the copies."""
+def steps(
+    program: Program, stored: frozenset[Value], copies: Sequence[tuple[Value, Store]], lane: str | None = None
+) -> list[Step]:
+    """The stored values in an order that lets as many as possible share a nest; copies in such a nest or at the end."""
+    made = list(_computed(program, stored, lane))
+    for v, store in copies:
+        step = _beside(v, made, stored)
+        step.copies.append((v, store))
+        step.reads |= stored_under([v], stored)
+    return made
+
+
+def _beside(v: Value, made: list[Step], stored: frozenset[Value]) -> Step:
+    """The first step in whose nest v can be copied, or a new one at the end."""
+    missing = stored_under([v], stored)
+    for step in made:
+        here = set(filter(is_entrywise, step.values))
+        fits = step.values[:1] and is_entrywise(step.values[0]) and alike(step.values[0], v)
+        if fits and missing <= here and _in_line(v, set(step.values), stored):
+            return step
+        missing -= set(step.values)
+    made.append(Step([]))
+    return made[-1]
+
+
+def _computed(program: Program, stored: frozenset[Value], lane: str | None) -> Iterator[Step]:
     mine = [v for v in program.order if v in stored]
     needs = {v: stored_under(v.args, stored) for v in mine}
     left = dict.fromkeys(v for v in mine if not isinstance(v.op, p.Pick))
@@ -37,25 +61,29 @@ def steps(program: Program, stored: frozenset[Value], copies: Sequence[tuple[Val
         first = next(v for v in left if needs[v] <= done)
         del left[first]
         step = Step([first], reads=set(needs[first]))
-        while is_entrywise(first) and (more := _joining(step, left, needs, done, stored)) is not None:
+        while is_entrywise(first) and (more := _joining(step, left, needs, done, stored, lane)) is not None:
             step.values.append(more)
             step.reads |= needs[more]
             del left[more]
         step.values += picks.get(first, [])
         done.update(step.values)
         yield step
-    for v, store in copies:
-        yield Step([], [(v, store)], stored_under([v], stored))
 
 
 def _joining(
-    step: Step, left: Iterable[Value], needs: Mapping[Value, set[Value]], done: set[Value], stored: frozenset[Value]
+    step: Step,
+    left: Iterable[Value],
+    needs: Mapping[Value, set[Value]],
+    done: set[Value],
+    stored: frozenset[Value],
+    lane: str | None,
 ) -> Value | None:
     """A value that can be computed in the step's nest."""
     first = step.values[0]
     here = {v for v in step.values if is_entrywise(v)}
+    summed = {a for a in map(summed_axis, filter(is_sum, step.values)) if a != lane}
     for v in left:
-        fits = v.sizes == first.sizes if is_entrywise(v) else ends_in(v, first)
+        fits = alike(v, first) if is_entrywise(v) else ends_in(v, first, lane, summed)
         if fits and needs[v] <= done | here and _in_line(v, set(step.values), stored):
             return v
     return None
@@ -83,11 +111,21 @@ def _in_line(v: Value, members: set[Value], stored: frozenset[Value]) -> bool:
         return False
     while stack:
         x = stack.pop()
-        if isinstance(x.op, ALIGNED_WITH):
+        if isinstance(x.op, ALIGNED_WITH) or dropped(x):
             stack.extend(a for a in x.args if a not in stored)
         elif stored_under(x.args, stored) & members:
             return False
     return True
+
+
+def long(v: Value) -> dict[str, int]:
+    """The sizes of v without axes of one entry."""
+    return {a: n for a, n in v.sizes.items() if n > 1}
+
+
+def alike(v: Value, w: Value) -> bool:
+    """Whether both have the same entries, whatever the order of their axes."""
+    return long(v) == long(w)
 
 
 def is_entrywise(v: Value) -> bool:
@@ -95,12 +133,22 @@ def is_entrywise(v: Value) -> bool:
     return not is_sum(v) and not isinstance(v.op, p.Scan | p.Region | p.Pick)
 
 
-def ends_in(v: Value, lead: Value) -> bool:
-    """Whether v sums, over the innermost axis of lead's nest, what stands there."""
+def summed_axis(v: Value) -> str:
+    """The axis that a sum in a nest is over."""
+    assert isinstance(v.op, p.Contract | p.Reduce)
+    return v.op.over[0]
+
+
+def ends_in(v: Value, lead: Value, lane: str | None, summed: set[str]) -> bool:
+    """Whether v sums, over one axis of lead's nest, what stands there.
+
+    That is the innermost axis; where there is a lane, the lane or one other axis (`summed`, if it is chosen already).
+    """
     over = v.op.over if isinstance(v.op, p.Contract | p.Reduce) else ()
     if len(over) != 1 or not is_sum(v) or is_product(v) or v.kind not in ("real", "int"):
         return False
     if isinstance(v.op, p.Reduce) and v.op.fn != "sum":
         return False
-    sizes = {**v.sizes, over[0]: next(a.size(over[0]) for a in v.args)}
-    return lead.axes[-1:] == over and sizes == lead.sizes
+    sizes = {**long(v), over[0]: next(a.size(over[0]) for a in v.args)}
+    fits = over[0] == lane or not summed or over[0] in summed if lane in lead.axes else lead.axes[-1:] == over
+    return fits and sizes == long(lead)

@@ -22,6 +22,8 @@ TILE = 512
 HELD = 1 << 14
 """and where an axis cannot be cut"""
 TRANSFORMS = ("fft", "ifft", "rfft", "irfft")
+TRANSFORMED = 32
+"""how many transforms run at once"""
 
 
 def held(scope: Scope, sizes: Mapping[str, int], inner: str, free: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -78,8 +80,10 @@ def folded(
 
 
 def innermost(scope: Scope, v: Value, lead: Value) -> str | None:
-    """The last axis of what is read most, if the result has it."""
+    """The lane, or the last axis of what is read most, if the result has it."""
     sizes = scope.extent(lead.sizes)
+    if scope.lane in v.axes and scope.lane in lead.axes:
+        return scope.lane
     last = next((a for a in reversed(lead.axes) if sizes[a] > 1), None)
     if last is None or last not in v.axes or (sizes[last] > HELD and sizes[last] % 8):
         return None
@@ -196,24 +200,35 @@ def solve(scope: Scope, v: Value, store: Store) -> list[str]:
 
 
 def transform(scope: Scope, v: Value, store: Store) -> list[str]:
+    """Many at once along another axis, best the one along which the argument lies side by side."""
     op, x = v.op, v.args[0]
     assert isinstance(op, p.Transform)
     others = {a: m for a, m in v.sizes.items() if a != op.axis}
+    sizes = scope.extent(others)
+    probes = {a: Variable(f"probe {a}", 1 << 30, whole=True) for a in (*others, op.axis)}
+    source, place = address(x, {a: Index.of(i) for a, i in probes.items()}, scope.where)
+    steps = {a: dict(place.terms).get(i, 0) for a, i in probes.items()}
+    many = max(others, key=lambda a: (sizes[a] >= 8, steps[a] == 1, sizes[a]), default=None)
+    count = 1 if many is None else sizes[many]
+    at_once = next((m for m in (TRANSFORMED, TRANSFORMED // 2) if count > m and count % m == 0), count)
 
     def build(made: Axes) -> list[str]:
-        nest = Nest([Loop(i, True) for i in variables(made, tuple(others))] or [])
-        probe = Variable("probe", 1 << 30)
-        source, place = address(x, {**made.at, op.axis: Index.of(probe)}, scope.where)
-        step = dict(place.terms).get(probe, 0)
-        start = place - Index.of(probe) * step
-        to = store.address({**made.at, op.axis: Index()})
+        along = made.loops[many][-1] if many is not None and made.loops[many] else None
+        nest = Nest([Loop(i, True) for i in variables(made, tuple(others)) if i is not along])
+        zero = {a: Index(tuple(t for t in i.terms if t[0] is not along), i.constant) for a, i in made.at.items()}
+        start = address(x, {**zero, op.axis: Index()}, scope.where)[1]
+        to = store.address({**zero, op.axis: Index()})
+        apart = (0, 0) if many is None else (steps[many], store.strides[many])
         nest.inside.append(
-            f"mixer_transform({TRANSFORMS.index(op.which)}, {op.n}, {source.pointer} + ({start}), {step}, "
-            f"{store.pointer} + ({to}), {store.strides[op.axis]});"
+            f"mixer_transforms({TRANSFORMS.index(op.which)}, {op.n}, {along.size if along else 1}, "
+            f"{source.pointer} + ({start}), {steps[op.axis]}, {apart[0]}, "
+            f"{store.pointer} + ({to}), {store.strides[op.axis]}, {apart[1]});"
         )
-        return nest.text(scope.share, simd=False, weight=op.n * 20)
+        nest.calls = True
+        return nest.text(scope.share, simd=False, weight=op.n * at_once * 2)
 
-    return scope.written(others, build)
+    cuts = {many: (count // at_once, at_once)} if many is not None and at_once < count else {}
+    return scope.written(others, build, cuts)
 
 
 LOOPS: dict[type, Callable[[Scope, Value, Store], list[str]]] = {
