@@ -1,11 +1,16 @@
-"""Complex numbers as pairs of real ones: the functions that act entry by entry."""
+"""Complex numbers as pairs of real ones: the functions that act entry by entry.
+
+A part that is the number 0, as the imaginary part of what was real, takes no part in products and sums.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
+from lowering import program as p
 from lowering.build import Builder
 from lowering.program import Value
 
@@ -25,8 +30,40 @@ class Pair:
 Number: TypeAlias = Value | Pair
 
 
+def contract(b: Builder, x: Pair, y: Pair, over: tuple[str, ...]) -> Pair:
+    """Σ x y, as sums of products alone: the smaller factor is negated, not what is summed."""
+
+    def part(u: Value, v: Value) -> Value:
+        return b.const(0.0) if zero(u) or zero(v) else b.contract(u, v, over)
+
+    small = prod(y.im.shape) <= prod(x.im.shape)
+    back = part(x.im, _neg(b, y.im)) if small else part(_neg(b, x.im), y.im)
+    return Pair(_add(b, part(x.re, y.re), back), _add(b, part(x.re, y.im), part(x.im, y.re)))
+
+
 def mul(b: Builder, x: Pair, y: Pair) -> Pair:
-    return Pair(b.sub(b.mul(x.re, y.re), b.mul(x.im, y.im)), b.add(b.mul(x.re, y.im), b.mul(x.im, y.re)))
+    def part(u: Value, v: Value) -> Value:
+        return b.const(0.0) if zero(u) or zero(v) else b.mul(u, v)
+
+    re = _sub(b, part(x.re, y.re), part(x.im, y.im))
+    return Pair(re, _add(b, part(x.re, y.im), part(x.im, y.re)))
+
+
+def zero(x: Value) -> bool:
+    """Whether x is the number 0."""
+    return isinstance(x.op, p.Constant) and x.op.value == 0
+
+
+def _add(b: Builder, x: Value, y: Value) -> Value:
+    return y if zero(x) else x if zero(y) else b.add(x, y)
+
+
+def _sub(b: Builder, x: Value, y: Value) -> Value:
+    return x if zero(y) else b.map("neg", y) if zero(x) else b.sub(x, y)
+
+
+def _neg(b: Builder, x: Value) -> Value:
+    return x if zero(x) else b.map("neg", x)
 
 
 def _div(b: Builder, x: Pair, y: Pair) -> Pair:
@@ -47,6 +84,8 @@ def _abs(b: Builder, x: Pair) -> Value:
 
 
 def _exp(b: Builder, x: Pair) -> Pair:
+    if zero(x.re):
+        return Pair(b.map("cos", x.im), b.map("sin", x.im))
     size = b.map("exp", x.re)
     return Pair(b.mul(size, b.map("cos", x.im)), b.mul(size, b.map("sin", x.im)))
 
@@ -57,7 +96,7 @@ def _sigmoid(b: Builder, x: Pair) -> Pair:
 
 
 def _negative(b: Builder, x: Pair) -> Pair:
-    return Pair(b.map("neg", x.re), b.map("neg", x.im))
+    return Pair(_neg(b, x.re), _neg(b, x.im))
 
 
 def _sign(b: Builder, x: Pair) -> Pair:
@@ -83,8 +122,8 @@ def _sine(b: Builder, x: Pair) -> Pair:
 
 
 COMPLEX: Mapping[str, Callable[..., Number]] = {
-    "add": lambda b, x, y: Pair(b.add(x.re, y.re), b.add(x.im, y.im)),
-    "sub": lambda b, x, y: Pair(b.sub(x.re, y.re), b.sub(x.im, y.im)),
+    "add": lambda b, x, y: Pair(_add(b, x.re, y.re), _add(b, x.im, y.im)),
+    "sub": lambda b, x, y: Pair(_sub(b, x.re, y.re), _sub(b, x.im, y.im)),
     "mul": mul,
     "div": _div,
     "neg": _negative,

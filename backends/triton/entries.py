@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from backends.triton import tile as t
-from backends.triton.evaluate import Buffer, Cut, Evaluator, Rule, Where, literal
+from backends.triton.evaluate import Buffer, Cut, Evaluator, Rule, Where, computed, gathered, literal, swapped
 from backends.triton.functions import FORMS
 from backends.triton.tile import Index, Tile
 from lowering import program as p
@@ -19,22 +19,90 @@ def _constant(e: Evaluator, v: Value, where: Where) -> Tile:
 
 
 def _iota(e: Evaluator, v: Value, where: Where) -> Tile:
-    x = where[v.axes[0]].tile
-    return x if x.literal else e.w.map("{}.to(tl.int64)", x, kind="int", hint="n")
+    return where[v.axes[0]].tile
 
 
-def _map(e: Evaluator, v: Value, where: Where) -> Tile:
+SMALL = 1 << 30
+"""whole numbers below this are computed in the 32 bits that places have"""
+
+
+def reach(v: Value) -> int | None:
+    """What no entry of v exceeds in size, if that is known."""
+    if isinstance(v.op, p.Iota):
+        return v.shape[0]
+    if isinstance(v.op, p.Constant):
+        return abs(int(v.op.value.real))
+    if isinstance(v.op, p.Map) and v.op.fn in ("add", "sub", "mul", "mod", "floordiv", "min", "max", "neg"):
+        sizes = [reach(a) for a in v.args]
+        if None in sizes:
+            return None
+        x, y = (sizes * 2)[:2]
+        assert x is not None and y is not None
+        return {"add": x + y, "sub": x + y, "mul": x * y, "mod": y}.get(v.op.fn, max(x, y))
+    return reach(v.args[0]) if isinstance(v.op, p.Expand | p.Order | p.Rename | p.Slice | p.Split | p.Merge) else None
+
+
+def _whole(e: Evaluator, v: Value, fn: str, tiles: list[Tile]) -> Tile | None:
+    """Whole numbers: in 64 bits where 32 may not do, and by shifts where it is divided by a power of two."""
+    far = any((n := reach(x)) is None or n >= SMALL for x in (v, *v.args))
+    if far:
+        tiles[:] = [x if x.literal else e.w.map("{}.to(tl.int64)", x, kind="int", hint="n") for x in tiles]
+    divisor = v.args[-1].op
+    if fn in ("floordiv", "mod") and isinstance(divisor, p.Constant) and not tiles[0].literal:
+        n = int(divisor.value.real)
+        if n == 1:
+            return tiles[0] if fn == "floordiv" else literal(v, 0)
+        if n > 0 and n & (n - 1) == 0:
+            form = f"{{}} >> {n.bit_length() - 1}" if fn == "floordiv" else f"{{}} & {n - 1}"
+            return e.w.map(form, tiles[0], kind="int", hint="n")
+    return None
+
+
+def mapped(e: Evaluator, v: Value, where: Where) -> Tile:
+    """A function entry by entry."""
     assert isinstance(v.op, p.Map)
     fn = v.op.fn
     if fn not in FORMS:
         raise BackendError(f"the triton backend has no spelling of the function {fn!r}")
     tiles = [e.at(a, where) for a in v.args]
+    if v.kind == "int" and all(a.kind == "int" for a in v.args) and (made := _whole(e, v, fn, tiles)) is not None:
+        return made
     if all(x.literal for x in tiles) or (fn == "where" and tiles[1].literal and tiles[2].literal):
         i = 1 if fn == "where" else 0
         tiles[i] = e.typed(tiles[i], tiles[i])
     if fn == "div" and v.args[0].kind != "real":
         tiles = [e.w.map(f"({{}}).to({e.w.real})", e.typed(x, x), hint="x") for x in tiles]
-    return e.w.map(FORMS[fn], *tiles, kind=v.kind, hint=NAMES.get(fn, "x"))
+    form = f"_near_{fn}({{}})" if fn in ("sin", "cos") and _near(e, v.args[0]) else FORMS[fn]
+    return e.w.map(form, *tiles, kind=v.kind, hint=NAMES.get(fn, "x"))
+
+
+def _near(e: Evaluator, angle: Value) -> bool:
+    """Whether an angle is known to be a few turns at most, in single precision."""
+    return e.w.real == "tl.float32" and size_of(angle) <= NEAR
+
+
+NEAR = 8 * 3.15
+"""angles up to which float32 reduces them"""
+
+
+def size_of(v: Value) -> float:
+    """The most that |v| can be, as far as its operations tell."""
+    match v.op:
+        case p.Constant(value=value):
+            return abs(value)
+        case p.Iota():
+            return v.shape[0] - 1
+        case p.Cast() | p.Expand() | p.Order() | p.Rename() | p.Slice() | p.Split() | p.Merge() | p.Flip():
+            return size_of(v.args[0])
+        case p.Map(fn="mul"):
+            return size_of(v.args[0]) * size_of(v.args[1])
+        case p.Map(fn="add" | "sub"):
+            return size_of(v.args[0]) + size_of(v.args[1])
+        case p.Map(fn="neg"):
+            return size_of(v.args[0])
+        case p.Map(fn="mod"):
+            return size_of(v.args[1])
+    return float("inf")
 
 
 NAMES = {"exp": "e", "eq": "m", "lt": "m", "le": "m", "ne": "m", "and": "m", "or": "m", "not": "m"}
@@ -85,6 +153,9 @@ def _slice(e: Evaluator, v: Value, where: Where) -> Tile:
 
 def _flip(e: Evaluator, v: Value, where: Where) -> Tile:
     assert isinstance(v.op, p.Flip)
+    half = t.half(where[v.op.axis]) if v.size(v.op.axis) == 2 else None
+    if half is not None and any(isinstance(x.op, p.Map | SUMMING) for x in computed(v.args[0], e.buffers)):
+        return swapped(e, e.at(v.args[0], where), *half)
     return e.at(v.args[0], {**where, v.op.axis: t.reversed_(where[v.op.axis], v.size(v.op.axis))})
 
 
@@ -93,7 +164,19 @@ def _pad(e: Evaluator, v: Value, where: Where) -> Tile:
     op, x = v.op, v.args[0]
     ix = t.shifted(where[op.axis], -op.before)
     inside = e.between(ix, 0, x.size(op.axis) if op.after else max(ix.high + 1, x.size(op.axis)))
-    return e.select(inside, lambda: e.at(x, {**where, op.axis: ix}), lambda: literal(v, op.value))
+    return e.select(inside, lambda: _beside(e, x, where, op.axis, ix), lambda: literal(v, op.value))
+
+
+def _beside(e: Evaluator, x: Value, where: Where, axis: str, ix: Index) -> Tile:
+    """x at `ix`; what sums, asked for some places on from a whole tile, is computed in place and moved in registers."""
+    dim = None if ix.origin is None else ix.origin[0].plain
+    sums = any(isinstance(u.op, SUMMING) and axis in u.axes for u in computed(x, e.buffers))
+    if ix.origin is None or dim is None or dim.size < x.size(axis) or not sums:
+        return e.at(x, {**where, axis: ix})
+    return gathered(e, e.at(x, {**where, axis: ix.origin[0]}), dim, ix.origin[1])
+
+
+SUMMING = p.Contract | p.Reduce | p.Cumulate
 
 
 def _concat(e: Evaluator, v: Value, where: Where) -> Tile:
@@ -119,16 +202,7 @@ def _concat(e: Evaluator, v: Value, where: Where) -> Tile:
 
 def joins(v: Value, known: Mapping[Value, Buffer]) -> bool:
     """Whether a join is evaluated in place on the way to v."""
-    seen, todo = set(), [v]
-    while todo:
-        x = todo.pop()
-        if x in seen or x in known:
-            continue
-        seen.add(x)
-        if isinstance(x.op, p.Concat):
-            return True
-        todo += x.args
-    return False
+    return any(isinstance(x.op, p.Concat) for x in computed(v, known))
 
 
 def _take(e: Evaluator, v: Value, where: Where) -> Tile:
@@ -144,7 +218,7 @@ def _take(e: Evaluator, v: Value, where: Where) -> Tile:
 ENTRIES: dict[type, Rule] = {
     p.Constant: _constant,
     p.Iota: _iota,
-    p.Map: _map,
+    p.Map: mapped,
     p.Expand: _same,
     p.Order: _same,
     p.Cast: _cast,

@@ -9,8 +9,8 @@ and read from memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from backends.triton import tile as t
@@ -49,30 +49,38 @@ class Evaluator:
 
     rules     operation -> its tile
     buffers   values that are read from memory          bound   inputs of loop bodies: how they are computed here
-    loaded    the buffers that were read
+    loaded    the buffers that were read                block   entries that products of matrices sum at once
+    enough    registers of all threads together that tiles may take
     """
 
-    def __init__(self, writer: Writer, buffers: Mapping[Value, Buffer], rules: Mapping[type, Rule]) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        buffers: Mapping[Value, Buffer],
+        rules: Mapping[type, Rule],
+        block: int = 256,
+        enough: int = 0,
+    ) -> None:
         self.w = writer
+        self.block, self.enough = block, enough
         self.rules = rules
         self.buffers = buffers
         self.bound: dict[Value, Callable[[Mapping[str, Index]], Tile]] = {}
         self.loaded: dict[Value, None] = {}
-        self.memo: list[dict[Any, Tile]] = [{}]
+        self.memo: list[dict[Any, tuple[Tile, tuple[t.Dim, ...]]]] = [{}]
         self.roots: set[Value] = set()
         self.summing = 0
-        self.inverses: set[int] = set()
 
     def at(self, v: Value, where: Where) -> Tile:
         """The tile of v's entries at `where` (by axis; further axes are ignored)."""
         here = {a: where[a] for a in v.axes}
-        key = (v, tuple(here.values()))
+        slots: dict[t.Dim, int] = {}
+        key = (v, tuple(t.place_of(ix, slots) for ix in here.values()))
         for level in reversed(self.memo):
-            found: Tile | None = level.get(key)
-            if found is not None:
-                return found
+            if (found := level.get(key)) is not None:
+                return _renamed(found[0], dict(zip(found[1], slots, strict=True)))
         made = self._made(v, here)
-        self.memo[min(made.depth, len(self.memo) - 1)][key] = made
+        self.memo[min(made.depth, len(self.memo) - 1)][key] = made, tuple(slots)
         return made
 
     def _made(self, v: Value, where: Where) -> Tile:
@@ -83,8 +91,23 @@ class Evaluator:
         rule = self.rules.get(type(v.op))
         if rule is None:
             raise Cut(v, "is computed by itself")
-        made: Tile = rule(self, v, where)
+        state = self.state()
+        try:
+            made: Tile = rule(self, v, where)
+        except Cut as cut:
+            if cut.value is not v or (moved := self._moved(v, where, state)) is None:
+                raise
+            made = moved
         return made
+
+    def _moved(self, v: Value, where: Where, state: tuple[int, int]) -> Tile | None:
+        """What can only be computed in order, asked for some places on: computed in order, then moved in registers."""
+        for a, ix in where.items():
+            if ix.origin is not None and (dim := ix.origin[0].plain) is not None and dim.size >= v.size(a):
+                self.restore(state)
+                x = self.at(v, {**where, a: ix.origin[0]})
+                return gathered(self, x, dim, ix.origin[1])
+        return None
 
     def state(self) -> tuple[int, int]:
         """What to come back to if an attempt ends in a Cut."""
@@ -113,16 +136,17 @@ class Evaluator:
         v = buffer.value
         used = [(where[a], stride, n) for a, stride, n in zip(v.axes, buffer.strides, v.shape, strict=True)]
         dims = t.joint(*(ix.tile for ix, _, _ in used))
-        terms, masks = [], []
+        terms: list[str] = []
+        masks: list[tuple[Tile, str]] = []
         for ix, stride, n in used:
-            masks += [f"({factor(x.over(dims))} {limit})" for x, limit in ix.conditions(n)]
+            masks += [(x, f"({factor(x.over(dims))} {limit})") for x, limit in ix.conditions(n)]
             if ix.dims or (n > 1 and ix.text != "0"):
                 text = factor(ix.tile.over(dims))
                 far = max(abs(ix.high), abs(ix.low)) * stride >= 1 << 31
                 text = f"{text}.to(tl.int64)" if far and ix.dims and ix.plain else text
                 terms.append(text if stride == 1 else f"{text} * {stride}")
         depth = max((ix.tile.depth for ix, _, _ in used), default=0)
-        return " + ".join(terms), " & ".join(dict.fromkeys(masks)), dims, depth
+        return " + ".join(terms), _all(masks, dims), dims, depth
 
     def store(self, buffer: Buffer, x: Tile, where: Where) -> None:
         """x written to a buffer, inside the innermost loop."""
@@ -165,14 +189,72 @@ class Evaluator:
         kind = {"real": self.w.real, "int": "tl.int64", "bool": "tl.int1"}[x.kind]
         return self.w.let("x", f"tl.full([], {x.text}, {kind})", (), depth=0, kind=x.kind, light=True)
 
+    def wide(self, x: Tile) -> Tile:
+        """x in 64 bits if it holds whole numbers."""
+        return x if x.kind != "int" or x.literal else self.w.map("{}.to(tl.int64)", x, kind="int", hint="n")
+
     def masked(self, x: Tile, ix: Index, size: int, neutral: str = "0") -> Tile:
-        """x with `neutral` where ix is beyond the axis."""
+        """x with `neutral` where ix is beyond the axis; whole numbers in 64 bits, as they are summed."""
+        x = self.wide(x)
         conditions = list(ix.conditions(size))
         if not conditions or (neutral == "0" and ix.plain is not None and ix.plain in x.clean):
             return x
         text = " & ".join(f"({factor(c.over(ix.dims))} {limit})" for c, limit in conditions)
         inside = Tile(f"({text})", ix.dims, "bool", ix.tile.depth)
         return self.w.map("tl.where({}, {}, {})", inside, x, Tile(neutral, literal=True, kind=x.kind), kind=x.kind)
+
+
+def computed(v: Value, known: Mapping[Value, Buffer]) -> Iterator[Value]:
+    """What is evaluated in place on the way to v."""
+    seen, todo = set(), [v]
+    while todo:
+        x = todo.pop()
+        if x not in seen and x not in known:
+            seen.add(x)
+            yield x
+            todo += x.args
+
+
+def gathered(e: Evaluator, x: Tile, dim: t.Dim, by: int) -> Tile:
+    """The entries `by` places on along a dimension; beyond its ends, those there."""
+    place = t.shifted(t.counting(dim), by).tile.text
+    return _gathered(e, x, dim, f"tl.minimum(tl.maximum({place}, 0), {dim.size - 1})")
+
+
+def swapped(e: Evaluator, x: Tile, dim: t.Dim, m: int) -> Tile:
+    """The halves of every block of 2m in each other's place."""
+    return _gathered(e, x, dim, f"{t.counting(dim).text} ^ {m}")
+
+
+def _gathered(e: Evaluator, x: Tile, dim: t.Dim, place: str) -> Tile:
+    if dim not in x.dims:
+        return x
+    shape = ", ".join(str(d.size) for d in x.dims)
+    index = Tile(f"({place})", (dim,)).over(x.dims)
+    text = f"tl.gather({x.text}, tl.broadcast_to({index}, [{shape}]), {x.dims.index(dim)})"
+    return e.w.let("b_moved", text, x.dims, depth=x.depth, kind=x.kind)
+
+
+def _renamed(x: Tile, names: Mapping[t.Dim, t.Dim]) -> Tile:
+    """The same tile along dimensions of other names."""
+    dims = tuple(names[d] for d in x.dims)
+    if dims == x.dims:
+        return x
+    order = tuple(sorted(dims))
+    text = x.text if order == dims else f"tl.permute({x.text}, [{', '.join(str(dims.index(d)) for d in order)}])"
+    return replace(x, text=text, dims=order, clean=frozenset(names[d] for d in x.clean if d in names))
+
+
+def _all(conditions: list[tuple[Tile, str]], dims: tuple[t.Dim, ...]) -> str:
+    """All conditions as one, for a tile of `dims`. Those of single numbers choose between the others and nothing: `&`
+    would make them a tile, which Triton 3.9's interpreter makes of whole numbers, and whole numbers are no mask for it.
+    """
+    tiles = " & ".join(dict.fromkeys(text for x, text in conditions if x.dims))
+    numbers = " & ".join(dict.fromkeys(text for x, text in conditions if not x.dims))
+    if not numbers or not dims:
+        return numbers or tiles
+    everywhere = f"tl.full([{', '.join(str(d.size) for d in dims)}], True, tl.int1)"
+    return f"tl.where({numbers}, {tiles or everywhere}, False)"
 
 
 def literal(v: Value, value: Any) -> Tile:

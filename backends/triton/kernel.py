@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from backends.triton.evaluate import Buffer, Evaluator
+from backends.triton.evaluate import Buffer, Cut, Evaluator
 from backends.triton.functions import HELPERS, needed
 from backends.triton.tile import Index, constant, scalar, word
 from lowering.program import Value
@@ -15,25 +15,89 @@ from lowering.program import Value
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a kernel computes in: the precision as Triton calls it, and how products of matrices take their factors."""
+    """What a kernel computes in: the precision as Triton calls it, and how products of matrices take their factors.
+
+    tile    the most entries of a result that a program computes     block   entries that a product sums without a loop
+    limit   registers of a thread that tiles may take
+    """
 
     real: str = "tl.float32"
     dot: str = "ieee"
+    tile: int = 1 << 13
+    block: int = 256
+    limit: int = 144
+
+
+SHAPES = ((1 << 13, 256), (1 << 13, 64), (1 << 13, 32), (1 << 12, 64), (1 << 12, 32), (1 << 11, 32), (1 << 10, 32))
+"""(tile, block) to try, those that compute least twice first"""
+AGAIN = 4
+"""how many times the programs of a larger tile those of a smaller one may be"""
+LIMITS = (144, 112, 80)
+"""registers of a thread that tiles may take: the rest is for addresses and for what an instruction works on"""
+
+
+def shapes(setting: Setting) -> list[Setting]:
+    """The settings that a kernel may be written for, in the order of preference where registers suffice."""
+    return [replace(setting, tile=tile, block=block) for tile, block in SHAPES]
+
+
+def candidates(setting: Setting) -> list[Setting]:
+    """What a program may be planned with, the default first: the next where compiled kernels spill registers."""
+    return [replace(setting, limit=limit) for limit in LIMITS]
+
+
+def fitting(write: Callable[[Setting], Kernel], options: Sequence[Setting]) -> Kernel:
+    """The kernel of the first setting whose tiles fit into registers; where none do, that which comes nearest.
+
+    Programs of small tiles may compute the same again: there is none of many times the programs of larger ones.
+    """
+    made: list[Kernel] = []
+    failed: list[Cut] = []
+    for option in options:
+        try:
+            kernel = write(option)
+        except Cut as cut:
+            failed.append(cut)
+            continue
+        if made and kernel.programs > AGAIN * min(k.programs for k in made):
+            break
+        for warps in (4, 8):
+            if kernel.held <= option.limit * 32 * warps:
+                return replace(kernel, warps=warps, setting=option, fits=True)
+        made.append(replace(kernel, warps=8, setting=option, fits=False))
+    if not made:
+        raise failed[0]
+    return min(made, key=lambda k: k.held)
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """A kernel's text with what it reads and writes.
 
+    text   of the kernel itself     helpers   the names of what it calls
     grid   programs by axis: their product is launched     warps   of each program
+    held   registers that its tiles take at once, all threads together (an estimate); whether they fit
     """
 
     name: str
-    source: str
+    text: str
+    helpers: frozenset[str]
     reads: tuple[Buffer, ...]
     writes: tuple[Buffer, ...]
     grid: tuple[tuple[str, int], ...]
-    warps: int
+    warps: int = 4
+    held: int = 0
+    setting: Setting = Setting()
+    fits: bool = True
+
+    def crowded(self, share: float) -> bool:
+        """Whether its tiles take more than `share` of the registers that they may take: the estimate is not exact."""
+        return self.held > share * self.setting.limit * 32 * self.warps
+
+    @property
+    def source(self) -> str:
+        """The text of a module: imports, helpers, the kernel."""
+        return "\n".join(["import triton", "import triton.language as tl", needed(self.helpers), self.text])
 
     @property
     def programs(self) -> int:
@@ -41,6 +105,9 @@ class Kernel:
         for _, count in self.grid:
             n *= count
         return n
+
+
+PROGRAM = "i_p = tl.program_id(0).to(tl.int64)"
 
 
 class Grid:
@@ -61,7 +128,7 @@ class Grid:
         names = list(self.counts)
         if not names:
             return []
-        lines = ["i_p = tl.program_id(0).to(tl.int64)"]
+        lines = [PROGRAM]
         left = "i_p"
         for i, a in reversed(list(enumerate(names))):
             n = self.counts[a]
@@ -70,9 +137,9 @@ class Grid:
         return lines
 
 
-def assembled(name: str, e: Evaluator, grid: Grid, writes: Sequence[Buffer], title: str, warps: int) -> Kernel:
+def assembled(name: str, e: Evaluator, grid: Grid, writes: Sequence[Buffer], title: str) -> Kernel:
     """The whole text: helpers, header, places, body."""
-    body = e.w.body()
+    body, held = e.w.body(e.enough)
     dims = dict.fromkeys(re.findall(r"\bo_(\w+?)_(\d+)\b", body))
     short = {(d, n): f"o_{d}" if sum(d == x for x, _ in dims) == 1 else f"o_{d}_{n}" for d, n in dims}
     for (d, n), text in short.items():
@@ -84,9 +151,10 @@ def assembled(name: str, e: Evaluator, grid: Grid, writes: Sequence[Buffer], tit
     notes = [f"    {p}  ({_axes(b.value)})" for p, b in zip(pointers, (*reads, *writes), strict=True)]
     lines = [f"    {x}" for x in (*grid.lines(), *ranges)]
     head = "\n".join(["@triton.jit", f"def {name}({', '.join(pointers)}):", f'    """{title}', "", *notes, '    """'])
-    text = "\n".join(["import triton", "import triton.language as tl", needed(words & set(HELPERS), e.inverses)])
-    source = "\n".join([text, head, *lines, body, ""])
-    return Kernel(name, source, reads, tuple(writes), tuple(grid.counts.items()), warps)
+    text = "\n".join([head, *lines, body, ""])
+    return Kernel(
+        name, text, frozenset(words & HELPERS.keys()), reads, tuple(writes), tuple(grid.counts.items()), held=held
+    )
 
 
 def _axes(v: Value) -> str:

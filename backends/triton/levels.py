@@ -8,6 +8,7 @@ the halves of the blocks of 2m steps, a row carries what it spans since the midd
     scores[i, s] += (x_i e^{P_m[i]}) · (y_s e^{Q_m[s]})     if the blocks are two such halves
 
 so that every exponent is a sum of steps that the entry spans. A row that reads before its step leaves that step out.
+A step is in the right half of its block of 2m, or in the left: one array of exponentials a level does for both.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from __future__ import annotations
 from lowering import program as p
 from lowering.build import Builder
 from lowering.decay import SOURCE, STEP
+from lowering.decay_region import back_of
 from lowering.parts import KEY
 from lowering.program import Program, Value
 
-BLOCK = "_n"
+BLOCK, HALF = "_n", "_h"
 
 
 def levels(program: Program) -> Program:
-    """The program with every region `decay` spelled by levels, in the bodies of loops too."""
+    """The program as tiles want it, in the bodies of loops too: regions `decay` by levels, triangular systems apart."""
     b = Builder()
     done: dict[Value, Value] = {}
     picked: dict[Value, list[Value]] = {}
@@ -31,20 +33,49 @@ def levels(program: Program) -> Program:
         if isinstance(op, p.Input):
             done[v] = v
         elif isinstance(op, p.Region) and op.label == "decay":
-            picked[v] = _spelled(b, op.body, [done[a] for a in v.args])
+            spelled = _by_levels(op.body)
+            picked[v] = b.region("decay by levels", spelled, [done[a] for a in v.args], back_of)
         elif isinstance(op, p.Pick) and v.args[0] in picked:
             made = b.expand(picked[v.args[0]][op.index], v.sizes)
             done[v] = b.order(made, v.axes)
         elif isinstance(op, p.Scan):
             new = p.Scan(op.axis, op.length, levels(op.body), op.carries, op.steps, op.reverse)
             done[v] = b.again(v, [done[a] for a in v.args], op=new)
+        elif (right := _of_part(v)) is not None:
+            solve = v.args[0]
+            assert isinstance(solve.op, p.Solve)
+            lower = done[solve.args[0]]
+            done[v] = b.order(b.solve(lower, done[right], solve.op.row, solve.op.col, upper=solve.op.upper), v.axes)
         else:
             done[v] = b.again(v, [done[a] for a in v.args])
     return Program(inputs=program.inputs, outputs=tuple(done[v] for v in program.outputs), names=program.names)
 
 
+def _of_part(v: Value) -> Value | None:
+    """x_j, where v is the part of (I − L)⁻¹ [x_1 x_2 …] that comes of it: systems of one L are solved side by side."""
+    if not isinstance(v.op, p.Slice) or not isinstance((solve := v.args[0]).op, p.Solve):
+        return None
+    sides, axis = solve.args[1], v.op.axis
+    if not isinstance(sides.op, p.Concat) or sides.op.axis != axis or axis in solve.args[0].axes:
+        return None
+    start = 0
+    for x in sides.args:
+        if (v.op.start, v.op.stop, v.op.step) == (start, start + x.size(axis), 1):
+            return x
+        start += x.size(axis)
+    return None
+
+
+def _by_levels(body: Program) -> Program:
+    """The tree `body` by levels: the same results of the same inputs."""
+    b = Builder()
+    made = _spelled(b, body, list(body.inputs))
+    results = [b.order(b.expand(x, v.sizes), v.axes) for x, v in zip(made, body.outputs, strict=True)]
+    return Program(inputs=body.inputs, outputs=tuple(results), names=body.names)
+
+
 def _spelled(b: Builder, body: Program, args: list[Value]) -> list[Value]:
-    """The results of the tree `body` (lowering/decay.py says their names) on `args`."""
+    """The results of the tree `body` (lowering/decay_region.py says their names) on `args`."""
     given = dict(zip(body.input_names, args, strict=True))
     length = next(v for v in body.outputs if STEP in v.axes).size(STEP)
     spans = Spans(b, b.expand(given["step"], {STEP: length}), length)
@@ -54,9 +85,9 @@ def _spelled(b: Builder, body: Program, args: list[Value]) -> list[Value]:
     for name in body.names:
         what, *of = name.split(" ")
         if what == "entering":
-            made.append(b.mul(rows[of[0]], spans.since(spans.size, early=of[0].endswith(":before"))))
+            made.append(b.mul(rows[of[0]], b.map("exp", spans.since(early=of[0].endswith(":before")))))
         elif what == "leaving":
-            made.append(b.rename(b.mul(columns[of[0]], spans.until(spans.size)), STEP, SOURCE))
+            made.append(b.rename(b.mul(columns[of[0]], b.map("exp", spans.until())), STEP, SOURCE))
         elif what == "whole":
             made.append(b.sum(spans.step, (STEP,)))
         else:
@@ -68,40 +99,66 @@ def _scores(b: Builder, spans: Spans, x: Value, y: Value, *, early: bool) -> Val
     i, s = b.iota(STEP, spans.length), b.iota(SOURCE, spans.length)
     terms: list[Value] = []
     if not early:
-        own = b.contract(x, b.rename(y, STEP, SOURCE), (KEY,))
+        own = b.contract(x, y, (KEY,))
         terms.append(b.where(b.map("eq", i, s), own, 0.0))
     m = 1
     while m < spans.length:
-        row = b.mul(x, spans.since(m, early=early))
-        column = b.rename(b.mul(y, spans.until(m)), STEP, SOURCE)
+        row, column = (b.mul(z, spans.across(m, early=early)) for z in (x, y))
         left, right = b.map("floordiv", s, m), b.map("floordiv", i, m)
-        halves = b.map("and", b.map("eq", right, b.add(left, 1)), b.map("eq", b.map("mod", left, 2), 0))
-        terms.append(b.where(halves, b.contract(row, column, (KEY,)), 0.0))
+        partner = b.where(b.map("eq", b.map("mod", left, 2), 0), b.add(left, 1), -1)
+        terms.append(b.where(b.map("eq", right, partner), b.contract(row, b.rename(column, STEP, SOURCE), (KEY,)), 0.0))
         m *= 2
     return b.add(*terms) if terms else b.full(0.0, {STEP: spans.length, SOURCE: spans.length})
 
 
 class Spans:
-    """Exponentials of sums of steps inside blocks of m."""
+    """Sums of steps inside blocks of m, from those inside blocks of m / 2: a block's total goes to its other half.
+
+    since₂ₘ = sinceₘ + the total of the left half, in the right half
+    until₂ₘ = untilₘ + the total of the right half, in the left half          totalₘ = sinceₘ + untilₘ
+    """
 
     def __init__(self, b: Builder, step: Value, length: int) -> None:
         self.b, self.step, self.length = b, step, length
         self.size = 1 << (length - 1).bit_length()
+        self.place = b.iota(STEP, self.size)
+        self.full = b.pad(step, STEP, 0, self.size - length)
+        nothing = b.mul(self.full, 0.0) if self.size == 1 else b.const(0.0)
+        self._of: dict[int, tuple[Value, Value, Value]] = {1: (self.full, nothing, nothing)}
 
-    def since(self, m: int, *, early: bool) -> Value:
-        """exp of the steps from the start of each step's block to it (before it with `early`)."""
-        return self._exp(m, reverse=False, exclusive=early)
-
-    def until(self, m: int) -> Value:
-        """exp of the steps after each step to the end of its block."""
-        return self._exp(m, reverse=True, exclusive=True)
-
-    def _exp(self, m: int, *, reverse: bool, exclusive: bool) -> Value:
+    def across(self, m: int, *, early: bool) -> Value:
+        """exp of the steps between each step and the middle of its block of 2m: what a row and a column both need."""
         b = self.b
-        if m == 1:
-            return b.const(1.0) if exclusive else b.map("exp", self.step)
-        if m >= self.length:
-            return b.map("exp", b.cumulate("sum", self.step, STEP, reverse=reverse, exclusive=exclusive))
-        x = b.split(b.pad(self.step, STEP, 0, self.size - self.length), STEP, BLOCK, STEP, m)
-        x = b.merge(b.cumulate("sum", x, STEP, reverse=reverse, exclusive=exclusive), BLOCK, STEP, STEP)
-        return b.map("exp", b.slice(x, STEP, 0, self.length))
+        since, before, until = self._inside(m)
+        spanned = b.where(self._right(m), before if early else since, until)
+        return b.map("exp", b.slice(b.expand(spanned, {STEP: self.size}), STEP, 0, self.length))
+
+    def since(self, *, early: bool) -> Value:
+        """The steps of the whole from the start to each step (before it with `early`)."""
+        x = self.b.delay(self.step, STEP, 1) if early else self.step
+        return self.b.cumulate("sum", x, STEP)
+
+    def until(self) -> Value:
+        """The steps of the whole after each step."""
+        return self.b.cumulate("sum", self.b.delay(self.step, STEP, -1), STEP, reverse=True)
+
+    def _right(self, m: int) -> Value:
+        b = self.b
+        return b.map("eq", b.map("mod", b.map("floordiv", self.place, m), 2), 1)
+
+    def _inside(self, m: int) -> tuple[Value, Value, Value]:
+        """The steps of each step's block of m up to it, before it, and after it."""
+        if m not in self._of:
+            b, half = self.b, m // 2
+            since, before, until = self._inside(half)
+            right = self._right(half)
+            other = self._swapped(b.add(since, until), half)
+            left_total, right_total = b.where(right, other, 0.0), b.where(right, 0.0, other)
+            self._of[m] = (b.add(since, left_total), b.add(before, left_total), b.add(until, right_total))
+        return self._of[m]
+
+    def _swapped(self, x: Value, m: int) -> Value:
+        """The halves of every block of 2m in each other's place."""
+        b = self.b
+        x = b.split(b.split(x, STEP, BLOCK, STEP, 2 * m), STEP, HALF, STEP, m)
+        return b.merge(b.merge(b.flip(x, HALF), HALF, STEP, STEP), BLOCK, STEP, STEP)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from backends.triton import tile as t
 from backends.triton.evaluate import Buffer, Cut, Evaluator, Where
 from backends.triton.kernel import Grid, Kernel, Setting, assembled
 from backends.triton.products import whole
-from backends.triton.roots import Demands, demands, places, warps_of
+from backends.triton.roots import Demands, demands, places
 from backends.triton.rules import RULES
 from backends.triton.sums import cumulated, fresh, looping, neutral_of, padded, running
 from backends.triton.tile import Dim, Index, Tile
@@ -21,17 +22,17 @@ STEPS, LANES = 64, 32
 
 
 def _evaluator(setting: Setting, buffers: Mapping[Value, Buffer], roots: set[Value]) -> Evaluator:
-    e = Evaluator(Writer(setting.real, setting.dot), buffers, RULES)
+    e = Evaluator(Writer(setting.real, setting.dot), buffers, RULES, setting.block, setting.limit * 256)
     e.roots = roots
     return e
 
 
-def _step(e: Evaluator, axis: str, n: int, reverse: bool) -> tuple[str, Callable[[], Index]]:
-    """(loop variable, the place in it): once round for every entry along `axis`."""
+def _step(e: Evaluator, axis: str, n: int, reverse: bool, first: int = 0) -> tuple[str, Callable[[], Index]]:
+    """(loop variable, the place in it): once round for every entry along `axis`, from the one of number `first`."""
     name = e.w.name(f"i_{t.word(axis)}")
 
     def place() -> Index:
-        ix = t.scalar(name, n, e.w.depth)
+        ix = replace(t.scalar(name, n, e.w.depth), low=first)
         return t.reversed_(ix, n) if reverse else ix
 
     return name, place
@@ -50,23 +51,26 @@ def affine(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: Se
         return _blocks(name, root, buffers, setting, title)
     e = _evaluator(setting, buffers, {v})
     grid = Grid()
-    where = places(v, wanted, grid, skip=op.axis)
+    where = places(v, wanted, grid, setting.tile, skip=op.axis)
     dims = tuple(sorted({d for ix in where.values() for d in ix.dims}))
     count = v.size(op.axis)
-    head, place = _step(e, op.axis, count, op.reverse)
     h = e.w.name("b_h")
-    e.w.do(f"{h} = tl.zeros([{_shape(dims)}], {setting.real})")
-    with looping(e, head, count):
-        here = {**where, op.axis: place()}
-        old = Tile(h, dims, "real", e.w.depth)
-        if isinstance(op, p.AffineScan):
-            a, x = e.at(v.args[0], here), e.at(v.args[1], here)
-            new = whole(e, e.w.map("{} * {} + {}", a, old, x, hint="h_new"), dims)
-        else:
-            new = whole(e, e.w.map("{} + {}", old, cumulated(e, v, here, count), hint="h_new"), dims)
-        e.w.do(f"{h} = {new.text}")
+
+    def step(ix: Index, old: Tile | None) -> None:
+        here = {**where, op.axis: ix}
+        x = e.at(v.args[1], here) if isinstance(op, p.AffineScan) else cumulated(e, v, here, count)
+        if old is not None:
+            a = e.at(v.args[0], here) if isinstance(op, p.AffineScan) else None
+            x = e.w.map("{} + {}", old, x) if a is None else e.w.map("{} * {} + {}", a, old, x)
+        e.w.assign(h, whole(e, x, dims).text, dims)
         e.store(root, Tile(h, dims, "real", e.w.depth), here)
-    return assembled(name, e, grid, [root], title, warps_of(_entries(dims)))
+
+    step(t.constant(count - 1 if op.reverse else 0), None)
+    if count > 1:
+        head, place = _step(e, op.axis, count, op.reverse, first=1)
+        with looping(e, head, count, first=1):
+            step(place(), Tile(h, dims, "real", e.w.depth))
+    return assembled(name, e, grid, [root], title)
 
 
 def _blocks(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: Setting, title: str) -> Kernel:
@@ -86,7 +90,7 @@ def _blocks(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: S
     carry = e.w.name("b_carry")
     scan = isinstance(op, p.AffineScan)
     start = "0" if scan else neutral_of(v)
-    e.w.do(f"{carry} = tl.full([{_shape(lanes)}], {start}, {e.type_of(v)})")
+    e.w.assign(carry, f"tl.full([{_shape(lanes)}], {start}, {e.type_of(v)})", lanes)
     with looping(e, head, count):
         ix = t.joined(place(), t.counting(dim), dim.size) if count > 1 else t.counting(dim)
         here = {**where, op.axis: ix}
@@ -108,8 +112,8 @@ def _blocks(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: S
         edge = Tile(f"({last.text} == {0 if op.reverse else dim.size - 1})", (dim,), "bool")
         kept = e.w.map("tl.where({}, {}, 0)", edge, y, kind=v.kind)
         kept = whole(e, kept, both)
-        e.w.do(f"{carry} = tl.sum({kept.text}, axis={both.index(dim)})")
-    return assembled(name, e, grid, [root], title, 4)
+        e.w.assign(carry, f"tl.sum({kept.text}, axis={both.index(dim)})", lanes)
+    return assembled(name, e, grid, [root], title)
 
 
 def _lanes(v: Value, axis: str, grid: Grid) -> dict[str, Index]:
@@ -158,15 +162,15 @@ def scan(
     body = op.body
     wanted = _within(op, v, buffers)
     where: dict[str, Index] = {}
-    for x in (*body.outputs, *body.inputs[: op.carries]):
-        where |= {a: ix for a, ix in places(x, wanted, grid).items() if a not in where}
+    for x in (*body.inputs[: op.carries], *body.outputs):
+        where |= places(x, wanted, grid, setting.tile, known=where)
     dims: list[tuple[Dim, ...]] = []
     for i, x in enumerate(body.inputs[: op.carries]):
         dims.append(tuple(sorted({d for a in x.axes for d in where[a].dims})))
         start = whole(e, e.at(v.args[i], where), dims[i])
         if x.kind != v.args[i].kind:
             raise Cut(v.args[i], "changes its kind in a loop")
-        e.w.do(f"S{i} = {start.text}")
+        e.w.assign(f"S{i}", start.text, dims[i])
     head, place = _step(e, op.axis, op.length, op.reverse)
     with looping(e, head, op.length):
         here = place()
@@ -183,12 +187,11 @@ def scan(
             new = whole(e, e.typed(made[i], made[i]), dims[i])
             made[i] = e.w.let(f"S{i}_new", new.text, dims[i], depth=e.w.depth, kind=new.kind)
         for i in range(op.carries):
-            e.w.do(f"S{i} = {made[i].text}")
+            e.w.assign(f"S{i}", made[i].text, dims[i])
     for i, b in roots.items():
         if i < op.carries:
             e.store(b, Tile(f"S{i}", dims[i], body.outputs[i].kind), where)
-    largest = max([1, *(_entries(d) for d in dims)])
-    return assembled(name, e, grid, list(roots.values()), title, warps_of(largest))
+    return assembled(name, e, grid, list(roots.values()), title)
 
 
 def _within(op: p.Scan, v: Value, buffers: Mapping[Value, Buffer]) -> Demands:
@@ -201,6 +204,9 @@ def _within(op: p.Scan, v: Value, buffers: Mapping[Value, Buffer]) -> Demands:
     summed = {a for x in op.body.order if isinstance(x.op, p.Contract | p.Reduce) for a in x.op.over}
     for a in summed:
         found.tiles[a] = 3
+        found.whole.add(a)
+    free = {a for x in op.body.inputs[: op.carries] for a in x.axes} - summed
+    found.whole |= found.tiles.keys() - free
     if not found.tiles:
         sizes = {a: n for x in op.body.inputs[: op.carries] for a, n in x.sizes.items()}
         best = max(sizes, key=lambda a: (a.startswith("_"), sizes[a]), default=None)
@@ -239,10 +245,3 @@ def _passed(e: Evaluator, arg: Value, op: p.Scan, stepped: bool, here: Index) ->
 
 def _shape(dims: tuple[Dim, ...]) -> str:
     return ", ".join(str(d.size) for d in dims)
-
-
-def _entries(dims: tuple[Dim, ...]) -> int:
-    n = 1
-    for d in dims:
-        n *= d.size
-    return n

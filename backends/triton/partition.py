@@ -1,25 +1,32 @@
 """From a program to the steps that run it: kernels, loops around kernels, and calls of a library.
 
 Every result is asked for by a kernel of its own, and evaluated back to what is in memory. Where that fails (`Cut`), a
-value on the way is put in memory by a kernel of its own, and it is tried again. At the end kernels of one grid that do
-not wait for each other become one.
+value on the way is put in memory by a kernel of its own, and it is tried again; so too where its tiles take far more
+registers than there are. At the end kernels of one grid that do not wait for each other become one as long as registers
+suffice, and others are launched side by side.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import TypeAlias
 
 from backends.triton import loops, roots
-from backends.triton.evaluate import Buffer, Cut
-from backends.triton.kernel import Kernel, Setting
+from backends.triton.beside import beside
+from backends.triton.evaluate import Buffer, Cut, computed
+from backends.triton.fission import fissioned
+from backends.triton.kernel import Kernel, Setting, fitting, shapes
 from backends.triton.roots import demands
 from backends.triton.sums import WHOLE
 from lowering import program as p
 from lowering.program import Program, Value
 from mixer_ir.errors import BackendError
+
+FAR = 3.0
+"""how many times the registers that there are a kernel's tiles may take before it is cut between its products"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Plan:
 
 def plan(program: Program, setting: Setting, prefix: str = "") -> Plan:
     """The steps of a program of real numbers (backends/triton/real.py)."""
-    return _Partition(program, setting, prefix).plan()
+    return _Partition(fissioned(program), setting, prefix).plan()
 
 
 def reads(step: Step) -> tuple[Value, ...]:
@@ -160,25 +167,92 @@ class _Partition:
         buffer = self.buffers[v]
         name = f"{self.prefix}{buffer.name}_kernel"
         title = f"{buffer.name} ({' '.join(v.axes)}), by {type(op).__name__}."
-        rest = {u: b for u, b in self.buffers.items() if u is not v}
+        rest = self.rest(v)
         if isinstance(op, p.Transform) or (isinstance(op, p.Solve) and v.size(op.row) > WHOLE):
             self.ask(v.args)
             return Call(buffer)
         if isinstance(op, p.Pick):
             return self.loop(v.args[0], name)
         if isinstance(op, p.AffineScan):
-            return Launch(loops.affine(name, buffer, {**rest, v: buffer}, self.setting, title))
+            return self.launch(lambda s: loops.affine(name, buffer, {**rest, v: buffer}, s, title))
         if isinstance(op, p.Cumulate) and (v.size(op.axis) > WHOLE or demands(v.args, self.buffers).tiles):
-            return Launch(loops.cumulate(name, buffer, {**rest, v: buffer}, self.setting, title))
+            return self.launch(lambda s: loops.cumulate(name, buffer, {**rest, v: buffer}, s, title))
         try:
-            return Launch(roots.plain(name, [buffer], {**rest, v: buffer}, self.setting, title))
+            made = self.launch(lambda s: roots.plain(name, [buffer], {**rest, v: buffer}, s, title))
+            if not made.kernel.fits and (x := self.repeated(v, made.kernel)) is not None:
+                raise Cut(x, "is computed again by every program along an axis that it lacks")
+            x = self.same(v) if made.kernel.crowded(CROWDED) else None
+            if x is None and made.kernel.crowded(HALVED):
+                x = self.middle(v)
+            if x is not None:
+                raise Cut(x, "takes too many registers with what is computed of it")
+            far = made.kernel.crowded(FAR) or roots.too_whole(v, rest, self.setting.tile)
+            if far and (x := self.between(v)) is not None:
+                raise Cut(x, "is a factor of what takes far more registers than there are")
+            return made
         except Cut as cut:
             if cut.value is v and isinstance(op, p.Solve):
                 self.ask(v.args)
                 return Call(buffer)
             if cut.value is v and isinstance(op, p.Cumulate):
-                return Launch(loops.cumulate(name, buffer, {**rest, v: buffer}, self.setting, title))
+                return self.launch(lambda s: loops.cumulate(name, buffer, {**rest, v: buffer}, s, title))
             raise
+
+    def repeated(self, v: Value, kernel: Kernel) -> Value | None:
+        """What a kernel of v computes by products of matrices though it lacks an axis that the programs lie along."""
+        along = {a for a, n in kernel.grid if a in v.axes and v.size(a) == n}
+        known = {x: b for x, b in self.buffers.items() if x is not v}
+        inside = (x for x in computed(v, known) if along.issubset(x.axes))
+        shared = (u for x in inside for u in x.args if u.shape and not along.issubset(u.axes))
+        return next((u for u in shared if u not in known and _multiplies(u, known)), None)
+
+    def same(self, v: Value) -> Value | None:
+        """Another result before it is renamed, computed again on the way to v: it gets into memory as it is."""
+        own = list(self.inside(v))
+        count = {x: self.products(x) for x in own}
+        total = self.products(v)
+        for other in self.buffers:
+            if other is not v and 1 < (n := self.products(other)) < total:
+                same = [x for x in computed(other, self.rest(other)) if count.get(x) == n]
+                if same:
+                    return max(same, key=own.index)
+        return None
+
+    def middle(self, v: Value) -> Value | None:
+        """A sum that takes about half of the products on the way to v."""
+        total = self.products(v)
+        sums = [x for x in self.inside(v) if isinstance(x.op, p.Map) and x.op.fn == "add"]
+        best = min(sums, key=lambda x: abs(2 * self.products(x) - total), default=None)
+        return None if best is None or total < 4 or abs(2 * self.products(best) - total) > total // 2 else best
+
+    def inside(self, v: Value) -> Iterator[Value]:
+        """What is computed entry by entry on the way to v, no larger than a result."""
+        room = max(prod(x.shape) for x in (v, *self.program.outputs))
+        made = {x for a in v.args for x in computed(a, self.buffers)}
+        yield from (x for x in self.program.order if x in made and isinstance(x.op, p.Map) and prod(x.shape) <= room)
+
+    def rest(self, v: Value) -> dict[Value, Buffer]:
+        return {u: b for u, b in self.buffers.items() if u is not v}
+
+    def products(self, v: Value) -> int:
+        """How many products of matrices are computed in place on the way to v, up to what is a step of its own."""
+        own = {x: Buffer("", x) for x in self.program.order if isinstance(x.op, APART)}
+        return sum(isinstance(x.op, p.Contract) for a in v.args for x in computed(a, {**own, **self.buffers}))
+
+    def between(self, v: Value) -> Value | None:
+        """A factor of a product on the way to v that is made of products itself, but of none with such a factor."""
+        known = self.rest(v)
+        found: Value | None = None
+        deeper: Value | None = v
+        while deeper is not None:
+            inside = (y for y in computed(deeper, known) if isinstance(y.op, p.Contract))
+            made = (u for y in inside for u in y.args if u not in known and _multiplies(u, known))
+            deeper = next((u for u in made if u is not deeper), None)
+            found = deeper or found
+        return found
+
+    def launch(self, write: Callable[[Setting], Kernel]) -> Launch:
+        return Launch(fitting(write, shapes(self.setting)))
 
     def ask(self, values: Sequence[Value]) -> None:
         for x in values:
@@ -187,10 +261,13 @@ class _Partition:
     def loop(self, scan: Value, name: str) -> Step:
         """A loop as one kernel, or from outside where its body does not fit into one."""
         assert isinstance(scan.op, p.Scan)
+        for x in scan.args:
+            if x not in self.buffers and self.products(x) > 1:
+                self.buffer(x, _hint(x))  # what a step does not wait for is computed for all steps at once
         picked = {v.op.index: b for v, b in self.buffers.items() if isinstance(v.op, p.Pick) and v.args[0] is scan}
         title = f"{', '.join(b.name for b in picked.values())}: a loop over {scan.op.axis}."
         try:
-            return Launch(loops.scan(name, scan, picked, self.buffers, self.setting, title))
+            return self.launch(lambda s: loops.scan(name, scan, picked, self.buffers, s, title))
         except Cut as cut:
             if cut.value in self.program.order and cut.value not in self.buffers:
                 raise
@@ -217,33 +294,65 @@ class _Partition:
         return list(done.values())
 
     def fused(self, steps: list[Step]) -> list[Step]:
-        """Kernels of one grid and one level made one; a level is one more than those of what is read."""
+        """Kernels of one level made fewer; a level is one more than those of what is read."""
         level: dict[Value, int] = {}
-        groups: dict[tuple[object, ...], list[Step]] = {}
+        groups: dict[int, list[Step]] = {}
         for s in steps:
             depth = 1 + max((level.get(x, 0) for x in reads(s)), default=0)
             for b in writes(s):
                 level[b.value] = depth
-            key: tuple[object, ...] = (depth, id(s))
-            if isinstance(s, Launch) and len(s.kernel.writes) == 1 and not _loops(s.kernel.writes[0].value):
-                key = (depth, tuple(sorted(s.kernel.grid)))
-            groups.setdefault(key, []).append(s)
+            groups.setdefault(depth, []).append(s)
+        return [s for depth in sorted(groups) for s in side_by_side(self.together(groups[depth]))]
+
+    def together(self, group: list[Step]) -> list[Step]:
+        """Kernels that store results of one grid are one, as long as its tiles fit into registers."""
         made: list[Step] = []
-        for key in sorted(groups, key=lambda k: k[0] if isinstance(k[0], int) else 0):
-            made += self.one(groups[key])
+        for s in group:
+            if isinstance(s, Launch) and not any(_loops(b.value) for b in s.kernel.writes):
+                for i, other in enumerate(made):
+                    if (one := self.one(other, s)) is not None:
+                        made[i] = one
+                        break
+                else:
+                    made.append(s)
+            else:
+                made.append(s)
         return made
 
-    def one(self, group: list[Step]) -> list[Step]:
-        kernels = [s.kernel for s in group if isinstance(s, Launch)]
-        if len(kernels) < 2:
-            return group
-        stored = [b for k in kernels for b in k.writes]
+    def one(self, first: Step, second: Launch) -> Launch | None:
+        if not isinstance(first, Launch) or any(_loops(b.value) for b in first.kernel.writes):
+            return None
+        stored = [*first.kernel.writes, *second.kernel.writes]
         title = f"{', '.join(b.name for b in stored)} together."
-        name = kernels[0].name
+        name = first.kernel.name
+        options = list(dict.fromkeys((first.kernel.setting, second.kernel.setting)))
         try:
-            return [Launch(roots.plain(name, stored, self.buffers, self.setting, title))]
-        except Cut:
-            return group
+            kernel = fitting(lambda s: roots.plain(name, stored, self.buffers, s, title), options)
+        except (Cut, roots.Mismatch):
+            return None
+        return Launch(kernel) if kernel.fits or not second.kernel.fits else None
+
+
+def _multiplies(v: Value, known: Mapping[Value, Buffer]) -> bool:
+    return any(isinstance(x.op, p.Contract) for x in computed(v, known))
+
+
+def side_by_side(group: list[Step]) -> list[Step]:
+    """Kernels that do not wait for each other in one launch, where none is light beside the others."""
+    launches = [s for s in group if isinstance(s, Launch)]
+    most = max((s.kernel.programs * s.kernel.held for s in launches), default=0)
+    large = max((s.kernel.held for s in launches), default=0)
+    joined = [s for s in launches if 8 * s.kernel.held >= large or 16 * s.kernel.programs * s.kernel.held <= most]
+    if len(joined) < 2:
+        return group
+    return [Launch(beside([s.kernel for s in joined])), *(s for s in group if s not in joined)]
+
+
+CROWDED, HALVED = 1.25, 2.5
+"""what tiles may take of the registers that they may take, before something is put in memory instead; and before that
+is half of a result
+"""
+APART = p.Solve | p.Scan | p.AffineScan | p.Pick | p.Transform
 
 
 def _producer(v: Value) -> Value:

@@ -11,6 +11,8 @@ from mixer_ir.functions import Kind
 
 LEAST = 16
 """the smallest side of a product on tensor cores"""
+WIDE = 64
+"""rows of a product from which Hopper multiplies four warps at once"""
 
 
 def whole(e: Evaluator, x: Tile, dims: tuple[Dim, ...]) -> Tile:
@@ -43,6 +45,8 @@ def product(e: Evaluator, x: Tile, y: Tile, over: Dim, kind: Kind) -> Tile:
         x = whole(e, x, tuple(d for d in both if d == over or d in x.dims))
         y = whole(e, y, tuple(d for d in both if d == over or d in y.dims))
         return product(e, x, y, over, kind)
+    if _turns(y, x, over) < _turns(x, y, over):
+        x, y, rows, cols = y, x, cols, rows
     left, right = _matrix(e, x, (rows, (over,))), _matrix(e, y, ((over,), cols))
     text = DOTS[e.w.dot].format(left, right) + (f".to({e.w.real})" if e.w.dot != "ieee" else "")
     depth = max(x.depth, y.depth)
@@ -59,11 +63,20 @@ def product(e: Evaluator, x: Tile, y: Tile, over: Dim, kind: Kind) -> Tile:
     return e.w.let("b_dot", text, made, depth=depth, light=True)
 
 
+def _turns(x: Tile, y: Tile, over: Dim) -> tuple[bool, int]:
+    """What x y costs beyond the product: rows too few for the widest instruction, and how many tiles are permuted."""
+    rows = tuple(d for d in x.dims if d != over)
+    cols = tuple(d for d in y.dims if d != over)
+    turned = (x.dims != (*rows, over), y.dims != (over, *cols), (*rows, *cols) != tuple(sorted((*rows, *cols))))
+    return _size(rows) < WIDE <= _size(cols), sum(turned)
+
+
 DOTS = {
     "ieee": 'tl.dot({}, {}, input_precision="ieee")',
     "tf32": 'tl.dot({}, {}, input_precision="tf32")',
     "tf32x3": 'tl.dot({}, {}, input_precision="tf32x3")',
     "bf16": "tl.dot({}.to(tl.bfloat16), {}.to(tl.bfloat16))",
+    "bf16 widened": 'tl.dot({0}{2}, {1}{2}, input_precision="ieee")'.replace("{2}", ".to(tl.bfloat16).to(tl.float32)"),
     "fp16": "tl.dot({}.to(tl.float16), {}.to(tl.float16))",
 }
 
@@ -88,9 +101,10 @@ def _size(dims: Sequence[Dim]) -> int:
 
 
 def summed(e: Evaluator, x: Tile, over: Dim, fn: str) -> Tile:
-    """sum, max or min along one dimension."""
+    """sum, prod, max or min along one dimension."""
     if over not in x.dims:
         x = whole(e, x, tuple(sorted({*x.dims, over})))
     dims = tuple(d for d in x.dims if d != over)
-    text = f"tl.{fn}({x.text}, axis={x.dims.index(over)})"
+    i = x.dims.index(over)
+    text = f"tl.reduce({x.text}, {i}, _times)" if fn == "prod" else f"tl.{fn}({x.text}, axis={i})"
     return e.w.let("b_" + fn, text, dims, depth=x.depth, kind=x.kind, light=True)

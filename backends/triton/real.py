@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from backends.triton.complexes import COMPLEX, Number, Pair, mul
+from backends.triton.complexes import COMPLEX, Number, Pair, contract, mul
 from backends.uniform import argument_kinds
 from lowering import program as p
 from lowering.build import Builder
@@ -191,9 +191,7 @@ def _paired(b: Builder, v: Value, pairs: list[Number], args: list[Number]) -> Nu
             raise BackendError(f"the triton backend has no spelling of {op.fn} for complex numbers")
         return COMPLEX[op.fn](b, *xs)
     if isinstance(op, p.Contract):
-        x, y = xs
-        products = {(i, j): b.contract(x.values[i], y.values[j], op.over) for i in (0, 1) for j in (0, 1)}
-        return Pair(b.sub(products[0, 0], products[1, 1]), b.add(products[0, 1], products[1, 0]))
+        return contract(b, xs[0], xs[1], op.over)
     if isinstance(op, p.AffineScan):
         return _affine(b, v, op, *xs)
     if isinstance(op, p.Cumulate) and op.fn == "prod":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from math import prod
 
 from backends.triton import tile as t
 from backends.triton.evaluate import Buffer, Evaluator
 from backends.triton.kernel import Grid, Kernel, Setting, assembled
+from backends.triton.products import LEAST
 from backends.triton.rules import RULES
 from backends.triton.sums import BLOCK, WHOLE, padded
 from backends.triton.tile import Dim, Index
@@ -17,8 +19,6 @@ from lowering.program import Value
 
 FLAT, FLAT_SUMS = 1024, 64
 """entries of a tile that spans all axes in a row; fewer where each is a sum"""
-MOST = 1 << 14
-"""the most entries of a result's tile"""
 
 
 @dataclass
@@ -27,20 +27,26 @@ class Demands:
 
     tiles    those along which products of matrices, cumulations and solves want a tile; `whole`: all of it
     blocks   axis -> (outer, inner, size of inner) where it is split or merged on the way
+    parts    a tile's axis -> the two that it is split into
+    summed   those that products of matrices sum over: where both parts of an axis are, all of it should be a tile
     """
 
     tiles: dict[str, int] = field(default_factory=dict)
     whole: set[str] = field(default_factory=set)
     blocks: dict[str, tuple[str, str, int]] = field(default_factory=dict)
     names: dict[str, set[str]] = field(default_factory=dict)
+    parts: dict[str, tuple[str, str]] = field(default_factory=dict)
+    summed: set[str] = field(default_factory=set)
     sums: bool = False
 
     def spread(self) -> None:
         """What is wanted of an axis is wanted of it under its other names."""
+        for a in [*self.summed]:
+            self.summed |= self.names.get(a, set())
         todo = list(self.tiles)
         while todo:
             a = todo.pop()
-            for name in self.names.get(a, ()):
+            for name in (*self.names.get(a, ()), *self.parts.get(a, ())):
                 if name not in self.tiles:
                     self.tiles[name] = self.tiles[a]
                     todo.append(name)
@@ -71,6 +77,7 @@ def _demand(found: Demands, v: Value) -> None:
             left, right = _side(x, y), _side(y, x)
             found.sums = True
             if left and right:
+                found.summed |= set(over)
                 for a in (left, right, *over):
                     found.tiles[a] = max(found.tiles.get(a, 0), 1)
         case p.Reduce(over=over):
@@ -91,6 +98,7 @@ def _demand(found: Demands, v: Value) -> None:
         case p.Merge(outer=outer, inner=inner, axis=axis):
             found.blocks.setdefault(axis, (outer, inner, v.args[0].size(inner)))
         case p.Split(axis=axis, outer=outer, inner=inner):
+            found.parts[axis] = (outer, inner)
             found.blocks.setdefault(axis, (outer, inner, v.size(inner)))
         case p.Scan():
             for x in op.body.order:
@@ -103,34 +111,59 @@ def _side(x: Value, y: Value) -> str | None:
     return max(alone, key=lambda a: (a.startswith("_"), x.size(a)), default=None)
 
 
-def places(v: Value, wanted: Demands, grid: Grid, skip: str | None = None) -> dict[str, Index]:
-    """Where a program works along each axis of v (but `skip`)."""
-    axes = [a for a in v.axes if a != skip]
+def places(
+    v: Value, wanted: Demands, grid: Grid, most: int, skip: str | None = None, known: Mapping[str, Index] | None = None
+) -> dict[str, Index]:
+    """Where a program works along each axis of v (but `skip`), with at most so many entries unless an axis is whole.
+
+    known   places that are settled
+    """
+    settled = {a: ix for a, ix in (known or {}).items() if a in v.axes}
+    axes = [a for a in v.axes if a != skip and a not in settled]
     if not wanted.tiles:
-        return _flat(v, axes, grid, FLAT_SUMS if wanted.sums else FLAT)
-    chosen, entries = set(), 1
+        return _flat(v, axes, grid, FLAT_SUMS if wanted.sums else FLAT) | settled
+    chosen: dict[str, int] = {}
+    entries = prod(d.size for ix in settled.values() for d in ix.dims)
     for a in sorted(axes, key=lambda a: (-_priority(a, wanted), a)):
+        if not _priority(a, wanted):
+            continue
         size = _tile_size(a, v.size(a), wanted)
-        if _priority(a, wanted) and entries * size <= MOST:
-            chosen.add(a)
+        while entries * size > most and size > LEAST and not _whole(a, wanted):
+            size //= 2
+        if entries * size <= most or not chosen or _whole(a, wanted):
+            chosen[a] = size
             entries *= size
     made: dict[str, Index] = {}
     for a in axes:
         n = v.size(a)
-        outer, inner, size = wanted.blocks.get(a, (a, a, BLOCK))
+        outer, inner, inside = wanted.blocks.get(a, (a, a, 0))
+        size = chosen.get(a, 0)
         if n == 1:
             made[a] = t.constant(0)
-        elif a not in chosen:
+        elif not size:
             made[a] = grid.along(a, n)
-        elif a in wanted.tiles and n <= WHOLE:
+        elif size >= _entries_of(a, n, wanted) > inside:
+            made[a] = t.joined(t.counting(_dim(outer, -(-n // inside))), t.counting(_dim(inner, inside)), inside)
+        elif size >= n:
             made[a] = t.counting(_dim(a, n))
-        elif inner != a and inner in wanted.tiles and size <= WHOLE:
-            made[a] = t.joined(grid.along(outer, -(-n // size)), t.counting(_dim(inner, size)), size)
-        elif n <= WHOLE:
-            made[a] = t.counting(_dim(a, n))
+        elif inner != a and inner in wanted.tiles and inside <= WHOLE:
+            part = t.counting(_dim(inner, min(size, inside)))
+            if size < inside:
+                part = t.joined(grid.along(inner, -(-inside // size)), part, size)
+            made[a] = t.joined(grid.along(outer, -(-n // inside)), part, inside)
         else:
-            made[a] = t.joined(grid.along(a, -(-n // BLOCK)), t.counting(_dim(a, BLOCK)), BLOCK)
-    return made
+            made[a] = t.joined(grid.along(a, -(-n // size)), t.counting(_dim(a, size)), size)
+    return made | settled
+
+
+def too_whole(v: Value, buffers: Mapping[Value, Buffer], most: int) -> bool:
+    """Whether an axis of v should be one tile, and is longer than one can be: programs would compute it all again."""
+    wanted = demands([v], buffers)
+    return any(_entries_of(a, n, wanted) > most for a, n in v.sizes.items())
+
+
+def _whole(axis: str, wanted: Demands) -> bool:
+    return wanted.blocks.get(axis, (axis, axis, 0))[1] in wanted.whole or axis in wanted.whole
 
 
 def _priority(axis: str, wanted: Demands) -> int:
@@ -142,9 +175,19 @@ def _tile_size(axis: str, n: int, wanted: Demands) -> int:
     _, inner, size = wanted.blocks.get(axis, (axis, axis, 0))
     if axis in wanted.tiles and n <= WHOLE:
         return padded(n)
+    if (both := _entries_of(axis, n, wanted)) > size:
+        return both
     if inner != axis and inner in wanted.tiles and size <= WHOLE:
         return padded(size)
     return padded(n) if n <= WHOLE else BLOCK
+
+
+def _entries_of(axis: str, n: int, wanted: Demands) -> int:
+    """Of a tile of both parts of an axis, if products of matrices sum over both; else 0."""
+    outer, inner, inside = wanted.blocks.get(axis, (axis, axis, 0))
+    if outer == inner or not {outer, inner} <= wanted.summed:
+        return 0
+    return padded(inside) * padded(-(-n // inside))
 
 
 def _dim(axis: str, size: int) -> Dim:
@@ -178,46 +221,20 @@ def _flat(v: Value, axes: list[str], grid: Grid, most: int) -> dict[str, Index]:
     return made
 
 
-def signature(v: Value, wanted: Demands) -> tuple[tuple[str, int], ...]:
-    """The grid that a value's kernel would have: kernels of equal grids may be one."""
-    grid = Grid()
-    places(v, wanted, grid)
-    return tuple(sorted(grid.counts.items()))
-
-
 def plain(name: str, roots: Sequence[Buffer], buffers: Mapping[Value, Buffer], setting: Setting, title: str) -> Kernel:
-    """One kernel that stores all `roots`, which have the same grid."""
-    e = Evaluator(Writer(setting.real, setting.dot), buffers, RULES)
+    """One kernel that stores all `roots`; Mismatch if their grids are not the same."""
+    e = Evaluator(Writer(setting.real, setting.dot), buffers, RULES, setting.block, setting.limit * 256)
     e.roots = {b.value for b in roots}
     grid = Grid()
-    largest = 1
-    for b in roots:
-        where = named(e, places(b.value, demands([b.value], buffers), grid))
-        x = e.at(b.value, where)
-        e.store(b, x, where)
-        largest = max([largest, *(_entries(x.dims),)])
-    return assembled(name, e, grid, roots, title, warps_of(largest))
+    for i, b in enumerate(roots):
+        own = Grid()
+        where = places(b.value, demands([b.value], buffers), own, setting.tile)
+        if i and own.counts != grid.counts:
+            raise Mismatch
+        grid.counts = own.counts
+        e.store(b, e.at(b.value, where), where)
+    return assembled(name, e, grid, roots, title)
 
 
-def named(e: Evaluator, where: dict[str, Index]) -> dict[str, Index]:
-    """The same places, those that are computed under a name."""
-    made: dict[str, Index] = {}
-    for a, ix in where.items():
-        if ix.plain is None and ix.dims:
-            key = ("place", a, ix)
-            if key not in e.memo[0]:
-                e.memo[0][key] = e.w.let(f"at_{t.word(a)}", ix.text, ix.dims, depth=0, kind="int")
-            ix = replace(ix, tile=e.memo[0][key])
-        made[a] = ix
-    return made
-
-
-def warps_of(entries: int) -> int:
-    return 8 if entries >= 8192 else 4
-
-
-def _entries(dims: Sequence[Dim]) -> int:
-    n = 1
-    for d in dims:
-        n *= d.size
-    return n
+class Mismatch(Exception):
+    """These results are not computed by programs of one grid."""

@@ -2,84 +2,131 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import tempfile
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from importlib.util import find_spec
+from math import prod
+from typing import Any, TypeAlias
 
-from backends.triton.kernel import Kernel, Setting
-from backends.triton.launch import function
-from backends.triton.partition import Plan, plan
-from backends.triton.real import real
-from lowering.program import Program
+import torch
+
+from backends.triton.compilers import LIMIT, figures
+from backends.triton.devices import DEVICES, seconds
+from backends.triton.evaluate import Buffer
+from backends.triton.kernel import Kernel
+from backends.triton.known import installed, sound
+from backends.triton.launch import Ready, factors, readied
+from backends.triton.levels import levels
+from backends.triton.partition import Call, Launch, Plan
+from backends.triton.real import PART, real
+from backends.triton.tune import STAGES
+from backends.triton.work import Work, work
+from lowering import program as p
+from lowering.program import Program, Value
 from mixer_ir.errors import BackendError
 
-TARGETS: dict[str, tuple[str, int | str, int]] = {
-    "sm_80": ("cuda", 80, 32),
-    "sm_90": ("cuda", 90, 32),
-    "sm_100": ("cuda", 100, 32),
-    "gfx942": ("hip", "gfx942", 64),
+BEST = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "MFMA"}
+"""target -> its fastest instruction for products"""
+TYPES = {
+    torch.float64: "*fp64",
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int64: "*i64",
+    torch.bool: "*i8",
 }
-SHARED = {"sm_80": 167936, "sm_90": 233472, "sm_100": 233472}
-"""bytes of shared memory on a multiprocessor"""
-REGISTERS, WARPS, BLOCKS = 65536, 64, 32
-"""of a multiprocessor"""
+HEAD = [
+    "kernel",
+    "programs",
+    "warps",
+    "registers",
+    "spilled B",
+    "stack B",
+    "shared KB",
+    "tensor cores",
+    "occupancy",
+    "MB",
+    "µs",
+]
 
 
 @dataclass(frozen=True)
 class Compiled:
     """One kernel on one device.
 
+    times              how often a call launches it (more than once in a loop from outside)
     registers, stack   of a thread (bytes of stack: what was spilled)     shared   bytes of a block
     spills             bytes written to and read from the stack, each instruction counted once
-    tensor             instructions of tensor cores, by name              occupancy   of an SM's warps; None: not known
+    tensor             instructions of tensor cores, by name              occupancy   of a multiprocessor's warps
+    work               of all programs       moved   bytes of the arrays that it is passed, each once
+    seconds            of one launch, predicted
     """
 
     kernel: Kernel
     target: str
+    times: int
     registers: int | None
     stack: int | None
     spills: int | None
     shared: int
-    tensor: dict[str, int]
-    occupancy: float | None
+    tensor: Mapping[str, int]
+    occupancy: float
+    work: Work
+    moved: int
+    seconds: float
 
     def row(self) -> list[str]:
         """The cells of a table."""
-        tensor = " ".join(f"{n} {name}" for name, n in self.tensor.items()) or "-"
-        share = "-" if self.occupancy is None else f"{self.occupancy:.0%}"
         return [
-            self.kernel.name,
+            self.kernel.name + (f" × {self.times}" if self.times > 1 else ""),
             str(self.kernel.programs),
             str(self.kernel.warps),
             _shown(self.registers),
             _shown(self.spills),
+            _shown(self.stack),
             f"{self.shared / 1024:.1f}",
-            tensor,
-            share,
+            " ".join(f"{n} {name}" for name, n in self.tensor.items()) or "-",
+            f"{self.occupancy:.0%}",
+            f"{self.moved / 1e6:.1f}",
+            f"{self.seconds * 1e6:.0f}" + ("" if self.work.known else "+"),
         ]
+
+    @property
+    def comment(self) -> str:
+        """The figures above the kernel's text."""
+        k, w = self.kernel, self.work
+        flops = " ".join(f"{n / 1e9:.3g} Gflop {how}" for how, n in w.products.items()) or "no products"
+        tensor = " ".join(f"{n} {i}" for i, n in self.tensor.items()) or "no tensor cores"
+        return (
+            f"# {k.name}: {k.programs} programs of {k.warps} warps; {_shown(self.registers)} registers, "
+            f"{_shown(self.spills)} B spilled, {self.shared / 1024:.1f} KB shared, {tensor}, "
+            f"occupancy {self.occupancy:.0%}\n"
+            f"# all programs: {_size(w.loaded)} loaded, {_size(w.stored)} stored, {flops}, {w.special / 1e6:.3g} M "
+            f"exponentials and the like; predicted {self.seconds * 1e6:.0f} µs a launch\n"
+        )
+
+
+def _size(n: float) -> str:
+    return f"{n / 1e6:.3g} MB"
 
 
 def _shown(x: int | None) -> str:
     return "-" if x is None else str(x)
 
 
-HEAD = ["kernel", "programs", "warps", "registers", "spilled B", "shared KB", "tensor cores", "occupancy"]
-
-
 @dataclass(frozen=True)
 class Kernels:
-    """The kernels of a program, forward and backward: `str` gives their text and a table."""
+    """The kernels of a program, forward and backward: `str` gives their text and a table.
+
+    calls   operations of a library, forward and backward, as often as they run
+    """
 
     title: str
     target: str
     forward: tuple[Compiled, ...]
     backward: tuple[Compiled, ...]
     failed: tuple[str, ...] = ()
+    calls: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     @property
     def source(self) -> str:
@@ -88,104 +135,165 @@ class Kernels:
 
     @property
     def table(self) -> str:
-        """A line for each kernel."""
+        """A line for each kernel, and what all launches should take."""
         rows = [["pass", *HEAD], *(["forward", *c.row()] for c in self.forward)]
         rows += [["backward", *c.row()] for c in self.backward]
         wide = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-        return "\n".join("  ".join(x.ljust(n) for x, n in zip(r, wide, strict=True)).rstrip() for r in rows)
+        lines = ["  ".join(x.ljust(n) for x, n in zip(r, wide, strict=True)).rstrip() for r in rows]
+        return "\n".join([*lines, *self.totals()])
+
+    def totals(self) -> list[str]:
+        """A sentence for each pass."""
+        made = []
+        for name, kernels, calls in zip(
+            ("forward", "backward"), (self.forward, self.backward), self.calls, strict=True
+        ):
+            if kernels or calls:
+                launches, time = sum(c.times for c in kernels), sum(c.times * c.seconds for c in kernels)
+                also = f" and {len(calls)} calls of a library ({', '.join(dict.fromkeys(calls))})" if calls else ""
+                made.append(
+                    f"{name}: {launches} launches{also}, {time * 1e6:.0f} µs of kernels predicted on {self.device}"
+                )
+        return made
+
+    @property
+    def device(self) -> str:
+        return f"{DEVICES[self.target].name} ({self.target})"
 
     def __str__(self) -> str:
-        head = "\n".join(f"# {line}" for line in self.title.splitlines())
-        return f"{head}\n\n{self.source}\n{self.table}"
+        head = "\n".join(f"# {line}".rstrip() for line in self.title.splitlines())
+        text = "\n\n".join(c.comment + c.kernel.source for c in (*self.forward, *self.backward))
+        table = "\n".join(f"# {line}" for line in self.table.splitlines())
+        return f"{head}\n#\n{table}\n\n{text}"
 
 
-def compiled(kernel: Kernel, target: str, setting: Setting) -> Compiled:
-    """`kernel` compiled for `target`. Errors: BackendError if the compiler refuses it."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+# ---------------------------------------------------------------------------------------------------- compiling
 
-    if triton.knobs.runtime.interpret:
-        raise BackendError("kernels cannot be compiled where TRITON_INTERPRET is set; start without it")
-    backend, arch, lanes = TARGETS[target]
-    types = {"real": setting.real.replace("tl.float", "*fp"), "int": "*i64", "bool": "*i8"}
-    pointers = [*kernel.reads, *kernel.writes]
-    signature = {f"p_{b.name}": types[b.value.kind] for b in pointers}
-    aligned = {(i,): [["tt.divisibility", 16]] for i in range(len(pointers))}
-    source = ASTSource(function(kernel.source, kernel.name), signature, constexprs={}, attrs=aligned)
-    try:
-        made: Any = triton.compile(
-            source, target=GPUTarget(backend, arch, lanes), options={"num_warps": kernel.warps, "num_stages": 2}
+Steps: TypeAlias = list[tuple[Kernel | Call, int, dict[Buffer, torch.dtype]]]
+
+
+def task(kernel: Kernel, target: str, of: Mapping[Buffer, torch.dtype]) -> dict[str, Any]:
+    """What backends/triton/compiling.py is asked for: the kernel as it would be launched."""
+    return {
+        "source": kernel.source,
+        "name": kernel.name,
+        "signature": {f"p_{b.name}": TYPES[dtype] for b, dtype in of.items()},
+        "target": list(DEVICES[target].triton),
+        "options": {"num_warps": kernel.warps, "num_stages": STAGES},
+    }
+
+
+def _compiled(
+    kernel: Kernel, times: int, target: str, of: Mapping[Buffer, torch.dtype], found: Mapping[str, Any]
+) -> Compiled:
+    device = DEVICES[target]
+    held = device.resident(found["registers"], found["shared"], kernel.warps)
+    counted = work(found["ttir"], kernel.programs)
+    moved = sum(prod(b.value.shape) * dtype.itemsize for b, dtype in of.items())
+    own = not found["tensor"] or BEST[target] in found["tensor"]
+    return Compiled(
+        kernel,
+        target,
+        times,
+        found["registers"],
+        found["stack"],
+        found["spills"],
+        found["shared"],
+        found["tensor"],
+        held * kernel.warps / device.warps,
+        counted,
+        moved,
+        seconds(device, counted, moved, held, kernel.warps, own),
+    )
+
+
+def launched(of: Plan) -> Iterator[tuple[Kernel | Call, int]]:
+    """What running a plan launches or calls, and how often."""
+    for step in of.steps:
+        if isinstance(step, Launch):
+            yield step.kernel, 1
+        elif isinstance(step, Call):
+            yield step, 1
+        else:
+            assert isinstance(step.scan.op, p.Scan)
+            yield from ((x, n * step.scan.op.length) for x, n in launched(step.body))
+
+
+class Planned:
+    """A program and its adjoint, to be cut into kernels and compiled for devices as they would be launched there.
+
+    signals   the dtype of the real numbers that a program is given
+    """
+
+    def __init__(self, forward: Program, backward: Program | None, signals: torch.dtype = torch.bfloat16) -> None:
+        if find_spec("triton") is None:
+            raise BackendError("kernels are compiled by the package triton, which is not installed: pip install triton")
+        self.programs = [x for x in (forward, backward) if x is not None]
+        self.signals = signals
+        self.known: dict[str, list[Steps]] = {}
+
+    def dtype(self, kind: str) -> torch.dtype:
+        return {"real": self.signals, "complex": torch.complex64, "int": torch.int64, "bool": torch.bool}[kind]
+
+    def passes(self, target: str) -> list[Steps]:
+        """For each program: what it launches or calls, how often, and the dtypes of a kernel's arrays."""
+        if target not in self.known:
+            self.known[target] = [*self._passes(target)]
+        return self.known[target]
+
+    def _passes(self, target: str) -> Iterator[Steps]:
+        for x in self.programs:
+            dtypes = tuple(self.dtype(v.kind) for v in x.inputs)
+            how = factors(x, dtypes, torch.float32)
+            ready = readied(x, real(levels(x)), dtypes, torch.float32, how, target)
+            inputs = {v: self.dtype(v.kind) for v in ready.plan.program.inputs if v.kind == "real"}
+            inputs |= {v: torch.float32 for v in inputs if PART in v.axes}
+            steps = [(_sound(step, target), n) for step, n in launched(ready.plan)]
+            yield [(step, n, _dtypes(step, ready, inputs)) for step, n in steps]
+
+    def tasks(self, target: str) -> list[dict[str, Any]]:
+        """The kernels of both passes, in order."""
+        return [task(step, target, of) for x in self.passes(target) for step, _, of in x if isinstance(step, Kernel)]
+
+    def compiled(self, title: str, target: str, *, strict: bool = True, limit: float = LIMIT) -> Kernels:
+        """The kernels on a device; without `strict`, those that fail are named.
+
+        limit   seconds that one kernel may be compiled for
+        """
+        passes = self.passes(target)
+        found = iter(
+            figures([task(k, target, of) for x in passes for k, _, of in x if isinstance(k, Kernel)], limit=limit)
         )
-    except Exception as error:
-        raise BackendError(f"Triton does not compile {kernel.name} for {target}: {str(error)[-400:]}") from error
-    shared = int(made.metadata.shared)
-    if backend != "cuda":
-        return Compiled(kernel, target, *_amd(made.asm["amdgcn"]), shared, _amd_tensor(made.asm["amdgcn"]), None)
-    registers, stack, spills, tensor = _nvidia(made.asm["cubin"], kernel.name)
-    share = _resident(target, registers, shared, kernel.warps) * kernel.warps / WARPS
-    return Compiled(kernel, target, registers, stack, spills, shared, tensor, share)
+        made: list[list[Compiled]] = []
+        failed = []
+        for x in passes:
+            made.append([])
+            for kernel, times, of in x:
+                if not isinstance(kernel, Kernel):
+                    continue
+                if "error" in (told := next(found)):
+                    failed.append(f"Triton does not compile {kernel.name} for {target}: {told['error']}")
+                else:
+                    made[-1].append(_compiled(kernel, times, target, of, told))
+        if failed and strict:
+            raise BackendError(failed[0])
+        calls = [tuple(_calls(x)) for x in passes] + [()]
+        return Kernels(title, target, tuple(made[0]), tuple((*made, [])[1]), tuple(failed), (calls[0], calls[1]))
 
 
-def _nvidia(cubin: bytes, name: str) -> tuple[int, int, int, dict[str, int]]:
-    """(registers, stack, spilled bytes, tensor-core instructions) of a binary."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
-        Path(f.name).write_bytes(cubin)
-        usage, code = (
-            subprocess.run([tool, what, f.name], capture_output=True, text=True, check=True).stdout
-            for what in ("--dump-resource-usage", "--dump-sass")
-        )
-    numbers = dict(re.findall(r"(\w+):(\d+)", usage.split(f"Function {name}:")[1].splitlines()[1]))
-    ops = Counter(re.findall(r"/\*[0-9a-f]{4,}\*/ +(?:@!?U?P\w+ )? *([A-Z]\w*)", code))
-    spills = 0
-    for width in re.findall(r"\b(?:LDL|STL)((?:\.\w+)*)", code):
-        bits = re.search(r"\.[US]?(8|16|64|128)\b", width)
-        spills += int(bits[1]) // 8 if bits else 4
-    tensor = {op: ops[op] for op in ("HGMMA", "UTCHMMA", "HMMA", "DMMA") if ops[op]}
-    return int(numbers["REG"]), int(numbers["STACK"]), spills, tensor
+def _sound(step: Kernel | Call, target: str) -> Kernel | Call:
+    """A kernel as it is launched, with as many warps as nothing is known against."""
+    return sound(step, target, installed()) if isinstance(step, Kernel) else step
 
 
-def _amd(text: str) -> tuple[int | None, int | None, int | None]:
-    def number(name: str) -> int | None:
-        found = re.search(rf"\.{name}:\s+(\d+)", text)
-        return int(found[1]) if found else None
-
-    spilled = number("vgpr_spill_count")
-    return number("vgpr_count"), number("private_segment_fixed_size"), None if spilled is None else 4 * spilled
+def _dtypes(step: Kernel | Call, ready: Ready, inputs: Mapping[Value, torch.dtype]) -> dict[Buffer, torch.dtype]:
+    if isinstance(step, Call):
+        return {}
+    return {b: inputs.get(b.value) or ready.dtype(b.value) for b in (*step.reads, *step.writes)}
 
 
-def _amd_tensor(text: str) -> dict[str, int]:
-    n = len(re.findall(r"\bv_mfma_\w+", text))
-    return {"MFMA": n} if n else {}
-
-
-def _resident(target: str, registers: int, shared: int, warps: int) -> int:
-    """Blocks that fit on a multiprocessor, by the rules of cuda_occupancy.h."""
-    by_registers = REGISTERS // 4 // (-(-max(registers, 1) * 32 // 256) * 256) * 4 // warps
-    by_shared = SHARED[target] // (-(-shared // 128) * 128 + 1024)
-    return min(by_registers, by_shared, WARPS // warps, BLOCKS)
-
-
-def kernels_of(
-    title: str, forward: Program, backward: Program | None, target: str, setting: Setting, *, strict: bool = True
-) -> Kernels:
-    """The kernels of a program and of its adjoint on a device; without `strict`, those that fail are named."""
-    plans: list[Plan] = [plan(real(forward), setting)] + ([plan(real(backward), setting)] if backward else [])
-    failed: list[str] = []
-
-    def every(kernels: Sequence[Kernel]) -> tuple[Compiled, ...]:
-        made = []
-        for k in kernels:
-            try:
-                made.append(compiled(k, target, setting))
-            except BackendError as error:
-                if strict:
-                    raise
-                failed.append(str(error))
-        return tuple(made)
-
-    passes = [every(p.kernels()) for p in plans]
-    return Kernels(title, target, passes[0], passes[1] if len(passes) > 1 else (), tuple(failed))
+def _calls(steps: Steps) -> Iterator[str]:
+    for step, n, _ in steps:
+        if isinstance(step, Call):
+            op = step.buffer.value.op
+            yield from [op.which if isinstance(op, p.Transform) else type(op).__name__.lower()] * n

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from math import prod
 
 from backends.triton import tile as t
-from backends.triton.evaluate import Cut, Evaluator, Rule, Where
+from backends.triton.evaluate import Cut, Evaluator, Rule, Where, computed, gathered
 from backends.triton.products import LEAST, large, product, summed, whole
 from backends.triton.tile import Dim, Index, Tile
 from lowering import program as p
@@ -17,6 +18,8 @@ WHOLE = 128
 BLOCK = 64
 ENTRIES = 1 << 15
 """the most entries of a tile"""
+FEW = 1 << 12
+"""entries of a tile that is summed at once for a result of few entries"""
 
 
 def padded(n: int, least: int = 1) -> int:
@@ -32,10 +35,10 @@ def fresh(name: str, size: int, where: Where) -> Dim:
 
 
 @contextmanager
-def looping(e: Evaluator, variable: str, count: int) -> Iterator[None]:
+def looping(e: Evaluator, variable: str, count: int, first: int = 0) -> Iterator[None]:
     """A loop whose variable is a 64-bit number."""
     e.memo.append({})
-    with e.w.loop(f"for n_{variable} in range({count})"):
+    with e.w.loop(f"for n_{variable} in range({f'{first}, ' if first else ''}{count})"):
         e.w.do(f"{variable} = tl.full([], n_{variable}, tl.int64)")
         yield
     e.memo.pop()
@@ -48,6 +51,7 @@ class Range:
     """
 
     def __init__(self, e: Evaluator, v: Value, sizes: dict[str, int], where: Where, most: int, least: int = 1) -> None:
+        entries = prod(d.size for d in {d for a in v.axes for d in where[a].dims})
         sizes = {a: n for a, n in sizes.items() if n > 1}
         self.e, self.v, self.sizes = e, v, sizes
         self.count = 1
@@ -58,7 +62,11 @@ class Range:
             raise Cut(v, "a loop inside a loop")
         if self.blocked and most < LEAST and v not in e.roots:
             raise Cut(v, "too many entries at once")
-        size = min(BLOCK, padded(most)) if self.blocked else padded(self.count, least)
+        size = (
+            min(BLOCK if entries > BLOCK else FEW // entries, padded(most))
+            if self.blocked
+            else padded(self.count, least)
+        )
         self.dim = fresh("".join(t.word(a) for a in sizes) or "one", size, where)
         self.places: dict[str, Index] = {}
         self.index = t.counting(self.dim)
@@ -122,7 +130,13 @@ def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
     for d in left | right:
         entries *= d.size
     tensor = v.kind == "real" and not left & right and large(left - right) and large(right - left)
-    most = WHOLE * 2 if tensor else max(min(ENTRIES // max(entries, 1), WHOLE * 8), 1)
+    most = most_at_once(e, v) if tensor else max(min(ENTRIES // max(entries, 1), WHOLE * 8), 1)
+    if (
+        not tensor
+        and not e.summing
+        and any(isinstance(u.op, p.Contract) for z in v.args for u in computed(z, e.buffers))
+    ):
+        most = e.block  # of rows that take products themselves
     r = Range(e, v, sizes, where, most, LEAST if tensor else 1)
     if not r.sizes:
         return e.w.map("{} * {}", e.at(x, {**where, **places}), e.at(y, {**where, **places}), kind=v.kind)
@@ -134,6 +148,13 @@ def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
     return accumulated(e, r, v, term, "{} + {}", "0")
 
 
+def most_at_once(e: Evaluator, v: Value) -> int:
+    """The entries that a product of matrices sums without a loop: loops are for factors that take no products."""
+    if e.summing or any(isinstance(x.op, p.Contract | p.Solve) for a in v.args for x in computed(a, e.buffers)):
+        return WHOLE * 2
+    return e.block
+
+
 def accumulated(e: Evaluator, r: Range, v: Value, term: Callable[[], Tile], form: str, neutral: str) -> Tile:
     """The term, or the sum of the terms of all blocks."""
     if not r.blocked:
@@ -143,8 +164,8 @@ def accumulated(e: Evaluator, r: Range, v: Value, term: Callable[[], Tile], form
     with r.enter():
         x = term()
         shape = ", ".join(str(d.size) for d in x.dims)
-        e.w.outside(f"{name} = tl.full([{shape}], {neutral}, {e.type_of(v)})")
-        e.w.do(f"{name} = {form.format(name, x.text)}")
+        e.w.assign(name, f"tl.full([{shape}], {neutral}, {e.type_of(v)})", x.dims, outside=True)
+        e.w.assign(name, form.format(name, x.text), x.dims)
         depth = e.w.depth - 1
     return e.w.let("b_sum", name, x.dims, depth=depth, kind=v.kind)
 
@@ -198,12 +219,26 @@ def _cumulate(e: Evaluator, v: Value, where: Where) -> Tile:
         return literal_of(v) if op.exclusive else e.at(v.args[0], where)
     if ix.of is not None and ix.of[2] and ix.of[1] == n and n & (n - 1) == 0:
         dim = ix.of[0].plain
-        assert dim is not None
-        if dim.size >= n:
+        if dim is not None and dim.size >= n:
             return _ordered(e, v, where, dim, n)
+    if not ix.dims and n <= WHOLE and not any(isinstance(x.op, p.Contract) for x in computed(v.args[0], e.buffers)):
+        return _up_to(e, v, where, ix)
     if ix.plain is None or ix.plain.size < n:
         raise Cut(v, "is cumulated along an axis of which a part is asked for")
     return _ordered(e, v, where, ix.plain, n)
+
+
+def _up_to(e: Evaluator, v: Value, where: Where, ix: Index) -> Tile:
+    """One entry of what is cumulated: the sum (product, largest) of those up to it."""
+    assert isinstance(v.op, p.Cumulate)
+    op = v.op
+    dim = fresh(t.word(op.axis), padded(v.size(op.axis), 2), where)
+    place = t.counting(dim)
+    compare = (">" if op.reverse else "<") + ("" if op.exclusive else "=")
+    inside = Tile(f"({place.text} {compare} {ix.text})", (dim,), "bool", ix.tile.depth)
+    x = e.masked(e.at(v.args[0], {**where, op.axis: place}), place, v.size(op.axis), neutral_of(v))
+    x = e.w.map("tl.where({}, {}, {})", inside, e.typed(x, x), literal_of(v), kind=v.kind)
+    return summed(e, x, dim, op.fn)
 
 
 def _ordered(e: Evaluator, v: Value, where: Where, dim: Dim, n: int) -> Tile:
@@ -227,16 +262,10 @@ def _ordered(e: Evaluator, v: Value, where: Where, dim: Dim, n: int) -> Tile:
         e.restore(state)
     ix = where[op.axis]
     x = run(e.masked(e.at(v.args[0], where), ix, n, neutral_of(v)))
-    earlier = t.shifted(ix, 1 if op.reverse else -1)
-    place = t.shifted(t.counting(dim), 1 if op.reverse else -1)
-    shape = ", ".join(str(d.size) for d in x.dims)
-    inside = e.between(earlier, 0, n)
+    by = 1 if op.reverse else -1
+    inside = e.between(t.shifted(ix, by), 0, n)
     assert isinstance(inside, Tile)
-    held = f"tl.minimum(tl.maximum({place.tile.text}, 0), {dim.size - 1})"
-    index = e.w.let("n", f"tl.broadcast_to({Tile(held, (dim,)).over(x.dims)}, [{shape}])", x.dims, depth=0, kind="int")
-    moved = e.w.let(
-        "b_moved", f"tl.gather({x.text}, {index.text}, {x.dims.index(dim)})", x.dims, depth=x.depth, kind=v.kind
-    )
+    moved = gathered(e, x, dim, by)
     return e.w.map("tl.where({}, {}, {})", inside, moved, literal_of(v), kind=v.kind)
 
 
@@ -265,7 +294,7 @@ def cumulated(e: Evaluator, v: Value, where: Where, n: int) -> Tile:
         return e.masked(e.at(v.args[0], where), ix, n, neutral)
     earlier = t.shifted(ix, 1 if op.reverse else -1)
     inside = e.between(earlier, 0, n)
-    return e.select(inside, lambda: e.at(v.args[0], {**where, op.axis: earlier}), lambda: literal_of(v))
+    return e.select(inside, lambda: e.wide(e.at(v.args[0], {**where, op.axis: earlier})), lambda: literal_of(v))
 
 
 def running(e: Evaluator, v: Value, x: Tile, dim: Dim) -> Tile:
@@ -280,26 +309,37 @@ def running(e: Evaluator, v: Value, x: Tile, dim: Dim) -> Tile:
 def _solve(e: Evaluator, v: Value, where: Where) -> Tile:
     """(I − L)⁻¹ r: the inverse by substitution in small blocks, which are then merged."""
     assert isinstance(v.op, p.Solve)
-    op, (lower, right) = v.op, v.args
+    op, right = v.op, v.args[1]
     n, ix = v.size(op.row), where[op.row]
     if n > WHOLE or v not in e.roots or ix.plain is None or ix.plain.size < n:
         raise Cut(v, "a triangular system")
-    row = ix.plain
-    col = fresh(t.word(op.col), row.size, where)
-    matrix = e.at(lower, {**where, op.col: t.counting(col)})
-    matrix = e.masked(e.masked(matrix, ix, n), t.counting(col), n)
-    if set(matrix.dims) - {row, col}:
-        raise Cut(v, "several triangular systems in one tile")
-    matrix = whole(e, matrix, tuple(sorted((row, col))))
-    first, second = (col, row) if op.upper else (row, col)
-    text = matrix.text if matrix.dims == (first, second) else f"tl.trans({matrix.text})"
-    e.inverses.add(row.size)
-    inverse = e.w.let("b_inv", f"_inverse_{row.size}({text})", (first, second), depth=matrix.depth)
-    turned = f"tl.trans({inverse.text})" if (first, second) != tuple(sorted((row, col))) else inverse.text
-    inverse = Tile(turned, tuple(sorted((row, col))), "real", matrix.depth)
-    inverse = e.w.let("b_inv", turned, inverse.dims, depth=matrix.depth, light=True)
+    col = fresh(t.word(op.col), ix.plain.size, where)
+    inverse = _inverted(e, v, where, ix.plain, col)
     r = e.masked(e.at(right, {**where, op.row: t.counting(col)}), t.counting(col), n)
     return product(e, inverse, r, col, v.kind)
+
+
+def _inverted(e: Evaluator, v: Value, where: Where, row: Dim, col: Dim) -> Tile:
+    """(I − L)⁻¹, once for all systems of one L."""
+    assert isinstance(v.op, p.Solve)
+    op, lower = v.op, v.args[0]
+    key = ("inverse", op.upper, lower, tuple(where[a].text for a in lower.axes if a in where), row, col)
+    if key in e.memo[0]:
+        return e.memo[0][key][0]
+    n = v.size(op.row)
+    matrix = e.at(lower, {**where, op.col: t.counting(col)})
+    matrix = e.masked(e.masked(matrix, where[op.row], n), t.counting(col), n)
+    if set(matrix.dims) - {row, col}:
+        raise Cut(v, "several triangular systems in one tile")
+    both = tuple(sorted((row, col)))
+    matrix = whole(e, matrix, both)
+    first, second = (col, row) if op.upper else (row, col)
+    text = matrix.text if both == (first, second) else f"tl.trans({matrix.text})"
+    made = e.w.let("b_inv", f"_inverse_{row.size}({text})", (first, second), depth=matrix.depth)
+    if both != (first, second):
+        made = e.w.let("b_inv", f"tl.trans({made.text})", both, depth=matrix.depth, light=True)
+    e.memo[0][key] = made, ()
+    return made
 
 
 SUMS: dict[type, Rule] = {p.Contract: _contract, p.Reduce: _reduce, p.Cumulate: _cumulate, p.Solve: _solve}

@@ -55,7 +55,7 @@ class Index:
     moved   it varies inside the tile, but neither counts entries nor blocks of them: what is computed from a whole
             axis is then read from memory
     origin  (ix, n) where it is ix + n
-    of      (ix, n, inner) where it is ix // n, or with `inner` ix % n, of an ix that counts entries
+    of      (ix, n, inner) where it is ix // n, or with `inner` ix % n
     """
 
     tile: Tile
@@ -97,8 +97,25 @@ class Index:
 
 
 def word(axis: str) -> str:
-    """An axis as part of a name: lowering's own (`_k`) are capitals."""
-    return (axis[1:].upper() if axis.startswith("_") else axis).replace("'", "_")
+    """An axis as part of a name: lowering's own (`_k`) are capitals; the steps of columns, `_s`, are J, beside I."""
+    if axis.startswith("_"):
+        axis = axis[1:].upper()
+        axis = "J" + axis[1:] if axis.startswith("S") else axis
+    return re.sub(r"\W", lambda found: f"_{ord(found[0]):x}_", axis.replace("'", "_"))
+
+
+def place_of(ix: Index, slots: dict[Dim, int]) -> object:
+    """What ix says but for the names of its dimensions, which `slots` numbers as they are met."""
+    if ix.plain is not None:
+        return "plain", slots.setdefault(ix.plain, len(slots)), ix.plain.size
+    if ix.parts is not None:
+        outer, inner, n = ix.parts
+        return "joined", place_of(outer, slots), place_of(inner, slots), n
+    if ix.origin is not None:
+        return "shifted", place_of(ix.origin[0], slots), ix.origin[1]
+    if ix.of is not None:
+        return "part", place_of(ix.of[0], slots), ix.of[1:]
+    return ix.text, tuple(slots.setdefault(d, len(slots)) for d in ix.dims), tuple(d.size for d in ix.dims)
 
 
 def constant(i: int) -> Index:
@@ -119,8 +136,8 @@ def joined(outer: Index, inner: Index, n: int) -> Index:
     """outer · n + inner."""
     if outer.low == outer.high == 0:
         return inner
-    if outer.of is not None and inner.of is not None and outer.of[:2] == inner.of[:2] and outer.of[1] == n:
-        return outer.of[0]
+    if outer.of is not None and outer.of[1:] == (n, False) and inner.of == (outer.of[0], n, True):
+        return outer.of[0]  # (ix // n) · n + ix % n
     dims = joint(outer.tile, inner.tile)
     scaled = factor(outer.tile.over(dims)) + (f" * {n}" if n != 1 else "")
     text = scaled if inner.text == "0" else f"{scaled} + {inner.tile.over(dims)}"
@@ -188,10 +205,22 @@ def quotient(ix: Index, n: int, size: int) -> tuple[Index, Index]:
     if size == 1:
         return constant(0), ix
     text = factor(ix.text)
-    of = [None, None] if ix.plain is None else [(ix, n, False), (ix, n, True)]
-    outer = Index(_like(ix, f"{text} // {n}"), ix.low // n, ix.high // n, moved=ix.moved, of=of[0])
-    inner = Index(_like(ix, f"{text} % {n}"), 0, n - 1, moved=ix.moved, of=of[1])
+    outer = Index(_like(ix, f"{text} // {n}"), ix.low // n, ix.high // n, moved=ix.moved, of=(ix, n, False))
+    inner = Index(_like(ix, f"{text} % {n}"), 0, n - 1, moved=ix.moved, of=(ix, n, True))
     return outer, inner
+
+
+def half(ix: Index) -> tuple[Dim, int] | None:
+    """(dimension, m) if ix says in which half of its block of 2m an entry of a dimension is."""
+    if ix.of is None or ix.of[2]:
+        return None
+    whole, m, _ = ix.of
+    if whole.plain is not None and whole.plain.size == 2 * m:
+        return whole.plain, m
+    inside = whole.of
+    if inside is not None and inside[2] and inside[1] == 2 * m and inside[0].plain is not None:
+        return inside[0].plain, m
+    return None
 
 
 def _like(ix: Index, text: str) -> Tile:

@@ -5,30 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from math import prod
 
+from backends.triton.schedule import Line, Loop, names_in, pressure, reordered, scheduled
 from backends.triton.tile import Dim, Tile, joint
 from mixer_ir.functions import Kind
 
 WIDE = 112
-
-
-@dataclass
-class Line:
-    """`name = text  # note`; one that is `light` may be written where it is read instead."""
-
-    name: str
-    text: str
-    note: str = ""
-    light: bool = False
-
-
-@dataclass
-class Loop:
-    """for `head`: lines."""
-
-    head: str
-    lines: list[Line | Loop] = field(default_factory=list)
 
 
 class Writer:
@@ -68,8 +51,11 @@ class Writer:
     ) -> Tile:
         """A new name for `text`."""
         name = self.name(hint)
-        self.stack[depth].append(Line(name, text, _shape(dims), light))
+        self.stack[depth].append(Line(name, text, _shape(dims), light, self._size(dims), kind == "bool"))
         return Tile(name, dims, kind, depth, clean=clean)
+
+    def _size(self, dims: tuple[Dim, ...]) -> int:
+        return prod(d.size for d in dims) * (2 if self.real == "tl.float64" else 1)
 
     def map(self, form: str, *tiles: Tile, kind: Kind = "real", hint: str = "x") -> Tile:
         """`form` filled with tiles that broadcast."""
@@ -81,9 +67,9 @@ class Writer:
         """A statement inside the innermost loop."""
         self.stack[-1].append(Line("", text))
 
-    def outside(self, text: str) -> None:
-        """A statement before the innermost loop."""
-        self.stack[-2].append(Line("", text))
+    def assign(self, name: str, text: str, dims: tuple[Dim, ...], *, outside: bool = False) -> None:
+        """A statement that gives a name another tile, inside the innermost loop or just before it."""
+        self.stack[-2 if outside else -1].append(Line("", f"{name} = {text}", size=self._size(dims)))
 
     @contextmanager
     def loop(self, head: str) -> Iterator[None]:
@@ -93,11 +79,19 @@ class Writer:
         self.stack.pop()
         self.stack[-1].append(Loop(head, lines))
 
-    def body(self) -> str:
-        """All lines, indented by four."""
+    def body(self, enough: int = 0) -> tuple[str, int]:
+        """All lines, indented by four, and the most registers that they hold at once: `enough` need no better order."""
         lines = self.stack[0]
         _fold(lines)
-        return "\n".join(_written(lines, 1))
+        scheduled(lines)
+        held = pressure(lines)
+        if enough < held <= 4 * enough:
+            text = "\n".join(_written(lines, 1))
+            reordered(lines)
+            if (less := pressure(lines)) >= held:
+                return text, held
+            held = less
+        return "\n".join(_written(lines, 1)), held
 
 
 def _shape(dims: Sequence[Dim]) -> str:
@@ -136,7 +130,7 @@ def _fold(lines: list[Line | Loop]) -> None:
         found = list(_walk(lines))
         reads: dict[str, list[tuple[Line | Loop, tuple[int, ...]]]] = {}
         for x, path in found:
-            for word in re.findall(r"\b[A-Za-z_]\w*", x.text if isinstance(x, Line) else x.head):
+            for word in names_in(x.text if isinstance(x, Line) else x.head):
                 reads.setdefault(word, []).append((x, path))
         gone: set[int] = set()
         touched: set[int] = set()
@@ -146,7 +140,7 @@ def _fold(lines: list[Line | Loop]) -> None:
             at = reads.get(x.name, [])
             if not at:
                 gone.add(id(x))
-            elif len(at) == 1 and x.light and at[0][1] == path and isinstance(at[0][0], Line):
+            elif len(at) == 1 and x.light and isinstance(at[0][0], Line) and (at[0][1] == path or x.mask):
                 reader = at[0][0]
                 text = re.sub(rf"\b{x.name}\b(?!\[)", lambda _, t=x.text: _closed(t), reader.text)  # type: ignore[misc]
                 if re.search(rf"\b{x.name}\b", text) is None and len(text) < WIDE and id(reader) not in touched:

@@ -1,0 +1,49 @@
+"""Independent kernels as one launch: the number of a program says which of them it works on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from backends.triton.kernel import PROGRAM, Kernel
+
+
+def beside(kernels: Sequence[Kernel]) -> Kernel:
+    """One kernel whose programs are those of all, in order; it takes the registers of the largest one."""
+    first = kernels[0]
+    names = "_".join(k.name.removesuffix("_kernel") for k in kernels)
+    name = f"{names if len(names) < 40 else first.name.removesuffix('_kernel') + '_and_more'}_kernel"
+    reads = tuple(dict.fromkeys(b for k in kernels for b in k.reads))
+    writes = tuple(b for k in kernels for b in k.writes)
+    parts, lines, start = [], [], 0
+    for i, k in enumerate(kernels):
+        pointers = ", ".join(f"p_{b.name}" for b in (*k.reads, *k.writes))
+        parts.append(_as_part(k))
+        place = "i_p" if not start else f"i_p - {start}"
+        start += k.programs
+        test = "else" if i == len(kernels) - 1 else f"{'el' if i else ''}if i_p < {start}"
+        lines += [f"    {test}:", f"        {_part_name(k)}({place}, {pointers})"]
+    title = f"Side by side: {', '.join(_part_name(k) for k in kernels)}."
+    head = f"@triton.jit\ndef {name}({', '.join(f'p_{b.name}' for b in (*reads, *writes))}):"
+    text = "\n".join([*parts, f'{head}\n    """{title}"""\n    {PROGRAM}', *lines, ""])
+    return replace(
+        first,
+        name=name,
+        text=text,
+        helpers=frozenset().union(*(k.helpers for k in kernels)),
+        reads=reads,
+        writes=writes,
+        grid=(("program", start),),
+        warps=max(k.warps for k in kernels),
+        held=max(k.held for k in kernels),
+    )
+
+
+def _part_name(k: Kernel) -> str:
+    return f"_{k.name.removesuffix('_kernel')}"
+
+
+def _as_part(k: Kernel) -> str:
+    """The kernel as a function that is given the number of its program."""
+    text = k.text.replace(f"def {k.name}(", f"def {_part_name(k)}(i_p, ", 1)
+    return text.replace(f"    {PROGRAM}\n", "", 1)

@@ -1,0 +1,155 @@
+"""Loops made small: results of a step that the next one does not wait for are computed after the loop, for all at once.
+
+What remains is the change of the carries. The others read the carries that entered each step, which the loop stores;
+that is done where this takes no more room than about what the results themselves take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from lowering import program as p
+from lowering.build import Builder
+from lowering.program import Program, Value
+
+ROOM = 2
+"""how many times the results' entries may be stored of carries"""
+
+
+def fissioned(program: Program) -> Program:
+    """The program with loops that do no more than they must."""
+    b = Builder()
+    done: dict[Value, Value] = {}
+    results: dict[Value, list[Value]] = {}
+    for v in program.order:
+        op = v.op
+        if isinstance(op, p.Input):
+            done[v] = v
+        elif isinstance(op, p.Scan):
+            results[v] = _loop(b, op, [done[a] for a in v.args])
+        elif isinstance(op, p.Pick) and v.args[0] in results:
+            done[v] = results[v.args[0]][op.index]
+        else:
+            done[v] = b.again(v, [done[a] for a in v.args])
+    return Program(inputs=program.inputs, outputs=tuple(done[v] for v in program.outputs), names=program.names)
+
+
+def _loop(b: Builder, op: p.Scan, args: Sequence[Value]) -> list[Value]:
+    """The results of a loop, some of them computed after it."""
+    body, n = op.body, op.carries
+    carries = body.inputs[:n]
+    needed = _reached(body.outputs[:n])
+    late = [
+        i
+        for i, y in enumerate(body.outputs)
+        if i >= n
+        and y not in needed
+        and _liftable(y)
+        and any(isinstance(x.op, p.Contract) for x in _reached([y]) - needed)
+    ]
+    read = _reached([body.outputs[i] for i in late])
+    stored = [x for x in read if x in needed and _stored(x, read - needed)]
+    extra = [x for x in (*carries, *stored) if x in _frontier([body.outputs[i] for i in late], set(stored))]
+    extra = [x for x in extra if x not in body.outputs[n:]]
+    if not late or sum(map(_entries, extra)) > ROOM * sum(_entries(body.outputs[i]) for i in late):
+        return b.picks(op, tuple(args))
+    kept = [i for i in range(len(body.outputs)) if i not in late]
+    outputs = [*(body.outputs[i] for i in kept), *extra]
+    smaller = Program(inputs=body.inputs, outputs=tuple(outputs), names=tuple(f"out{i}" for i in range(len(outputs))))
+    picks = b.picks(p.Scan(op.axis, op.length, smaller, n, op.steps, op.reverse), tuple(args))
+    known = dict(zip(outputs[n:], picks[n:], strict=True)) | dict(zip(body.inputs[n:], args[n:], strict=True))
+    made = dict(zip(kept, picks, strict=False))
+    for i in late:
+        y = body.outputs[i]
+        x = b.expand(_lifted(b, y, known), {**y.sizes, op.axis: op.length})
+        made[i] = b.order(b.cast(x, y.kind), (op.axis, *y.axes))
+    return [made[i] for i in range(len(body.outputs))]
+
+
+def _reached(values: Sequence[Value]) -> set[Value]:
+    """What the values are computed from, themselves included."""
+    found: set[Value] = set()
+    todo = list(values)
+    while todo:
+        v = todo.pop()
+        if v not in found:
+            found.add(v)
+            todo += v.args
+    return found
+
+
+def _frontier(values: Sequence[Value], known: set[Value]) -> set[Value]:
+    """What is read on the way to the values where nothing that is known is computed again."""
+    found: set[Value] = set()
+    todo = list(values)
+    while todo:
+        v = todo.pop()
+        if v not in found:
+            found.add(v)
+            todo += () if v in known else v.args
+    return found
+
+
+def _stored(x: Value, readers: set[Value]) -> bool:
+    """Whether a value of the loop that a later result reads is worth storing: one that took a product."""
+    return any(x in r.args for r in readers) and any(isinstance(u.op, p.Contract) for u in _reached([x]))
+
+
+def _liftable(y: Value) -> bool:
+    return all(isinstance(x.op, LIFTED) for x in _reached([y]))
+
+
+def _entries(v: Value) -> int:
+    return prod(v.shape)
+
+
+LIFTED = (
+    p.Input, p.Constant, p.Iota, p.Map, p.Expand, p.Order, p.Cast, p.Contract, p.Reduce, p.Cumulate, p.Solve, p.Slice,
+    p.Pad, p.Concat, p.Flip, p.Rename, p.Split, p.Merge,
+)  # fmt: skip
+
+
+def _lifted(b: Builder, v: Value, known: dict[Value, Value]) -> Value:
+    """v for all steps at once: known values may have the loop's axis."""
+    if v not in known:
+        known[v] = _again(b, v, [_lifted(b, a, known) for a in v.args])
+    return known[v]
+
+
+def _again(b: Builder, v: Value, args: list[Value]) -> Value:
+    """v's operation on arguments that may have one more axis."""
+    match v.op:
+        case p.Map(fn=fn):
+            return b.map(fn, *args)
+        case p.Expand():
+            return b.expand(args[0], v.sizes)
+        case p.Order():
+            return args[0]
+        case p.Cast(kind=kind):
+            return b.cast(args[0], kind)
+        case p.Contract(over=over):
+            return b.contract(args[0], args[1], over)
+        case p.Reduce(fn=fn, over=over):
+            return b.reduce(fn, args[0], over)
+        case p.Cumulate(fn=fn, axis=axis, reverse=reverse, exclusive=exclusive):
+            x = b.expand(args[0], {axis: v.size(axis)})
+            return b.cumulate(fn, x, axis, reverse=reverse, exclusive=exclusive)
+        case p.Solve(row=row, col=col, upper=upper):
+            return b.solve(args[0], args[1], row, col, upper=upper)
+        case p.Slice(axis=axis, start=start, stop=stop, step=step):
+            return b.slice(args[0], axis, start, stop, step)
+        case p.Pad(axis=axis, before=before, after=after, value=value):
+            return b.pad(args[0], axis, before, after, value)
+        case p.Concat(axis=axis):
+            return b.concat(args, axis)
+        case p.Flip(axis=axis):
+            return b.flip(args[0], axis)
+        case p.Rename(old=old, new=new):
+            return b.rename(args[0], old, new)
+        case p.Split(axis=axis, outer=outer, inner=inner):
+            return b.split(args[0], axis, outer, inner, v.size(inner))
+        case p.Merge(outer=outer, inner=inner, axis=axis):
+            return b.merge(args[0], outer, inner, axis)
+        case _:
+            return b.again(v, args)

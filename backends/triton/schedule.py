@@ -1,0 +1,205 @@
+"""The order of a kernel's lines, and the registers that it takes: each value is computed just before it is read.
+
+A line is pure unless it is a statement, or reads a name that a statement assigns: such lines keep their order, and the
+others move down to their first reader. Of what a reader needs, that which takes most registers on the way comes first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from backends.triton.functions import TILES
+
+
+@dataclass
+class Line:
+    """`name = text`, of a tile or a statement; one that is `light` may be written where it is read instead.
+
+    size   registers that the tile takes in all threads together     mask   of truth values, cheap to compute again
+    """
+
+    name: str
+    text: str
+    note: str = ""
+    light: bool = False
+    size: int = 0
+    mask: bool = False
+
+
+@dataclass
+class Loop:
+    """for `head`: lines."""
+
+    head: str
+    lines: list[Line | Loop] = field(default_factory=list)
+
+
+@lru_cache(maxsize=1 << 14)
+def names_in(text: str) -> tuple[str, ...]:
+    """The names that a text reads, each as often as it does."""
+    return tuple(re.findall(r"\b[A-Za-z_]\w*", text))
+
+
+def _assigned(lines: Iterable[Line | Loop]) -> Iterator[str]:
+    """The names that statements assign."""
+    for x in lines:
+        if isinstance(x, Loop):
+            yield from _assigned(x.lines)
+        elif not x.name and (found := re.match(r"([\w, ]+) = ", x.text)):
+            yield from found[1].split(", ")
+
+
+def _read(x: Line | Loop) -> set[str]:
+    """The names that a line reads; of a loop, those that it takes from outside (and some of its own)."""
+    if isinstance(x, Line):
+        return set(names_in(x.text))
+    return set(names_in(x.head)).union(*(_read(y) for y in x.lines))
+
+
+def scheduled(lines: list[Line | Loop]) -> None:
+    """The lines of a block and of its loops in a better order."""
+    changed = set(_assigned(lines))
+    _scheduled(lines, changed)
+
+
+def _scheduled(lines: list[Line | Loop], changed: set[str]) -> None:
+    reads = [_read(x) for x in lines]
+    pure = {x.name: i for i, x in enumerate(lines) if isinstance(x, Line) and x.name and not reads[i] & changed}
+    need: dict[str, int] = {}
+
+    def weight(name: str) -> int:
+        """The registers held at once on the way to a value, if nothing is shared."""
+        if name not in need:
+            line = lines[pure[name]]
+            assert isinstance(line, Line)
+            inner = sorted((n for n in reads[pure[name]] if n in pure), key=weight, reverse=True)
+            held = most = 0
+            for n in inner:
+                most = max(most, held + weight(n))
+                x = lines[pure[n]]
+                assert isinstance(x, Line)
+                held += x.size
+            need[name] = max(most, held + line.size)
+        return need[name]
+
+    made: list[Line | Loop] = []
+    done: set[str] = set()
+
+    def place(i: int) -> None:
+        for n in sorted((n for n in reads[i] if n in pure and n not in done), key=lambda n: (-weight(n), pure[n])):
+            if n not in done:
+                done.add(n)
+                place(pure[n])
+        made.append(lines[i])
+
+    for i, x in enumerate(lines):
+        if isinstance(x, Line) and x.name in pure:
+            continue
+        if isinstance(x, Loop):
+            _scheduled(x.lines, changed)
+        place(i)
+    lines[:] = made
+
+
+AHEAD = 24
+"""lines that the order looks ahead"""
+
+
+def reordered(lines: list[Line | Loop]) -> None:
+    """The lines in an order made from the end: of what may come last, that which leaves the fewest registers held."""
+    _reordered(lines, set(_assigned(lines)))
+
+
+def _reordered(lines: list[Line | Loop], changed: set[str]) -> None:
+    for x in lines:
+        if isinstance(x, Loop):
+            _reordered(x.lines, changed)
+    made = {x.name: i for i, x in enumerate(lines) if isinstance(x, Line) and x.name}
+    size = [x.size if isinstance(x, Line) else 0 for x in lines]
+    values: list[list[int]] = []  # what a line reads
+    before: list[list[int]] = []  # what stands before it
+    last = -1
+    for i, x in enumerate(lines):
+        read = _read(x)
+        values.append([made[n] for n in read if n in made and made[n] != i])
+        before.append(values[i][:])
+        if isinstance(x, Loop) or not x.name or read & changed:
+            if last >= 0 and last not in before[i]:
+                before[i].append(last)
+            last = i
+    waits = [0] * len(lines)
+    for i in range(len(lines)):
+        for j in before[i]:
+            waits[j] += 1
+    ready = {i for i in range(len(lines)) if not waits[i]}
+    live: set[int] = set()
+    order: list[int] = []
+
+    def change(i: int, held: set[int]) -> int:
+        return sum(size[j] for j in values[i] if j not in held) - (size[i] if i in held else 0)
+
+    def ahead(i: int) -> int:
+        """The fewest registers, of those held before, after this line and some of those that may then come."""
+        held, left, todo = set(live), dict[int, int](), [i]
+        now, least = 0, 1 << 60
+        for _ in range(AHEAD):
+            if not todo:
+                break
+            i = min(todo, key=lambda j: change(j, held)) if len(todo) > 1 else todo[0]
+            todo.remove(i)
+            now += change(i, held)
+            least = min(least, now)
+            held.discard(i)
+            held.update(values[i])
+            for j in before[i]:
+                left[j] = left.get(j, waits[j]) - 1
+                if not left[j]:
+                    todo.append(j)
+        return least
+
+    while ready:
+        best = min(ready, key=lambda i: (ahead(i), -i)) if len(ready) > 1 else next(iter(ready))
+        ready.remove(best)
+        order.append(best)
+        live.discard(best)
+        live.update(values[best])
+        for j in before[best]:
+            waits[j] -= 1
+            if not waits[j]:
+                ready.add(j)
+    lines[:] = [lines[i] for i in reversed(order)]
+
+
+def pressure(lines: list[Line | Loop]) -> int:
+    """The most registers that tiles take at once, all threads together."""
+    sizes = {x.name: x.size for x in _lines(lines) if x.name}
+    sizes |= {name: x.size for x in _lines(lines) if x.size and not x.name for name in _assigned([x])}
+    return _pressure(lines, sizes, set())
+
+
+def _lines(lines: Iterable[Line | Loop]) -> Iterator[Line]:
+    for x in lines:
+        if isinstance(x, Loop):
+            yield from _lines(x.lines)
+        else:
+            yield x
+
+
+def _pressure(lines: list[Line | Loop], sizes: dict[str, int], after: set[str]) -> int:
+    """`after`: names that are read later."""
+    live, most = set(after), 0
+    for x in reversed(lines):
+        read = {n for n in _read(x) if n in sizes}
+        if isinstance(x, Loop):
+            inside = {y.name for y in _lines(x.lines)}
+            live |= read - inside
+            most = max(most, _pressure(x.lines, sizes, live))
+            continue
+        working = max((tiles * x.size for name, tiles in TILES.items() if name in x.text), default=0)
+        most = max(most, sum(sizes[n] for n in live | read) + (x.size if x.name not in live else 0) + working)
+        live.discard(x.name)
+        live |= read
+    return most

@@ -1,0 +1,147 @@
+"""What is done to a program and to a kernel's lines before they are written changes no result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton")
+
+import torch
+import triton
+import triton.language as tl
+
+import catalog
+from backends import reference
+from backends.triton.fission import fissioned
+from backends.triton.functions import HELPERS, needed
+from backends.triton.kernel import Setting
+from backends.triton.launch import function
+from backends.triton.levels import levels
+from backends.triton.partition import plan
+from backends.triton.real import real
+from backends.triton.schedule import Line, Loop, pressure, reordered, scheduled
+from lowering import program as p
+from lowering.adjoint import adjoint
+from lowering.build import Builder, program
+from lowering.decay import Span
+from lowering.decay_region import products
+from lowering.program import Program
+from lowering.segment import Column, Row
+from mixer_ir.kernels import lowered
+from tests.programs import arrays
+
+
+def chunked(name: str, length: int = 24, chunk: int = 8) -> Program:
+    """The chunked form of a catalog mixer at a small size."""
+    mixer = catalog.get(name).mixer
+    axes = {a for of in mixer.signals.values() for a in of}
+    return lowered(
+        mixer, "chunked", chunk, {a: n for a, n in {"b": 1, "t": length, "h": 2, "k": 4, "v": 3}.items() if a in axes}
+    )
+
+
+def same(one: Program, other: Program) -> None:
+    given = {n: -np.abs(x) if n in ("g", "w") else x for n, x in arrays(one).items()}
+    want, got = (reference.prepare(x)(given) for x in (one, other))
+    for name, x in want.items():
+        np.testing.assert_allclose(got[name], x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["deltanet", "gated_deltanet", "kda"])
+def test_loops_made_small_give_the_same(name: str) -> None:
+    of = chunked(name)
+    back = adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable])
+    smaller = fissioned(back)
+    loops = [[len(v.op.body.order) for v in x.order if isinstance(v.op, p.Scan)] for x in (back, smaller)]
+    assert sum(loops[1]) < sum(loops[0])
+    same(back, smaller)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 8])
+def test_levels_give_what_the_tree_gives(length: int) -> None:
+    """Scores, entering, leaving and whole of a segment, of rows before and after their step; some decays are total."""
+    b = Builder()
+    g, *vectors = (b.input(n, ("_i", "_k"), (length, 3)) for n in ("g", "q", "r", "k"))
+    q, r, k = vectors
+    rows, columns = {Row("q", False): q, Row("r", True): r}, {Column("k"): k}
+    pairs = [(row, column) for row in rows for column in columns]
+    log = b.where(b.map("eq", b.iota("_i", length), 2), float("-inf"), b.map("neg", b.map("abs", g)))
+    grown = products(b, Span(log, "log"), length, rows, columns, pairs)
+    results = [*grown.entering.values(), *grown.leaving.values(), b.map("exp", grown.whole.value)]
+    results += [x for x in grown.scores.values() if x is not None]
+    tree = program({f"y{i}": y for i, y in enumerate(results)}, [g, *vectors])
+    same(tree, levels(tree))
+
+
+@pytest.mark.parametrize("n", [2, 16, 32, 64])
+def test_the_inverse_of_a_triangle(n: int) -> None:
+    text = "\n".join(
+        [
+            "import triton",
+            "import triton.language as tl",
+            needed([f"_inverse_{n}"]),
+            "@triton.jit",
+            "def solve(p_L, p_X):",
+            f"    o = tl.arange(0, {n})",
+            f"    place = o[:, None] * {n} + o[None, :]",
+            f"    tl.store(p_X + place, _inverse_{n}(tl.load(p_L + place)))",
+            "",
+        ]
+    )
+    lower = torch.randn(n, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tril(-1) / n**0.5
+    made = torch.empty_like(lower)
+    function(text, "solve")[(1,)](lower, made)
+    torch.testing.assert_close(made, torch.linalg.inv(torch.eye(n, dtype=torch.float64) - lower))
+
+
+def test_angles_are_turned_exactly() -> None:
+    """Sine and cosine of float32 angles, large ones too, without a table in memory."""
+    text = "\n".join(
+        [
+            "import triton",
+            "import triton.language as tl",
+            needed(["_sin", "_cos"]),
+            "@triton.jit",
+            "def both(p_x, p_s, p_c):",
+            "    o = tl.arange(0, 256)",
+            "    x = tl.load(p_x + o)",
+            "    tl.store(p_s + o, _sin(x))",
+            "    tl.store(p_c + o, _cos(x))",
+            "",
+        ]
+    )
+    x = torch.cat([torch.linspace(-10, 10, 128), torch.linspace(-3e5, 3e5, 128)])
+    s, c = torch.empty_like(x), torch.empty_like(x)
+    function(text, "both")[(1,)](x, s, c)
+    assert (s - x.double().sin()).abs().max() < 2e-7
+    assert (c - x.double().cos()).abs().max() < 2e-7
+
+
+def test_lines_keep_their_meaning_in_another_order() -> None:
+    """Each line comes after those that it reads, statements keep their order, and no more registers are held."""
+    lines: list[Line | Loop] = [Line(f"a{i}", f"load({i})", size=4) for i in range(6)]
+    lines += [Line(f"b{i}", f"a{i} + {'b' + str(i - 1) if i else 0}", size=4) for i in range(6)]
+    lines += [Line("", "store(b5)"), Loop("for i in range(3)", [Line("c", "b2 * 2", size=4), Line("", "store(c)")])]
+    for change in (scheduled, reordered):
+        made, held = list(lines), pressure(lines)
+        change(made)
+        names = [x.name for x in made if isinstance(x, Line) and x.name]
+        assert sorted(names) == sorted(x.name for x in lines if isinstance(x, Line) and x.name)
+        for i, name in enumerate(names):
+            assert all(f"b{k}" not in names[:i] for k in range(6) if name == f"a{k}")
+        assert pressure(made) <= held
+
+
+def test_tiles_of_large_heads_are_cut_to_registers() -> None:
+    """At heads of 128 no kernel of gated linear attention is written for more registers than a thread has."""
+    mixer = catalog.get("gla").mixer
+    of = lowered(mixer, "chunked", 64, {"k": 128, "v": 128})
+    for kernel in plan(real(levels(of)), Setting(dot="bf16")).kernels():
+        assert kernel.held <= 255 * 32 * kernel.warps
+
+
+def test_every_helper_is_a_function_of_that_name() -> None:
+    for name, text in HELPERS.items():
+        assert f"def {name}(" in text
+    assert triton is not None and tl is not None

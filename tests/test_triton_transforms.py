@@ -1,0 +1,101 @@
+"""Fourier transforms as products of matrices, in one generated kernel with the gates around them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+import catalog
+import mixer_ir as mx
+from backends import reference
+from backends.triton import launch
+from backends.triton.kernel import Setting
+from backends.triton.levels import levels
+from backends.triton.partition import plan
+from backends.triton.real import real
+from lowering import program as p
+from lowering.build import Builder, program
+from lowering.monarch import fourier
+from mixer_ir import samples
+from mixer_ir.kernels import lowered
+
+GATED = catalog.get("hyena").mixers["hyena"]
+
+
+@pytest.mark.parametrize("n", [512, 600, 1024, 2048])
+def test_the_two_ways_of_a_transform_split_the_same_axis(n: int) -> None:
+    """F⁻¹ F = 1, and F is NumPy's, where n has two unequal factors and where it has two equal ones."""
+    b = Builder()
+    x = b.input("x", ("t",), (n,))
+    spectrum = fourier(b, x, "t")
+    again = fourier(b, spectrum, "t", inverse=True)
+    given = np.random.default_rng(0).standard_normal(n)
+    out = reference.prepare(program({"X": spectrum, "x2": again}, [x]))({"x": given})
+    np.testing.assert_allclose(out["X"], np.fft.fft(given), atol=1e-9 * n)
+    np.testing.assert_allclose(out["x2"], given, atol=1e-12 * n)
+
+
+@pytest.mark.parametrize("t", [512, 1024])
+def test_a_gated_convolution_is_one_kernel(t: int) -> None:
+    """Gate, transform, filter, transform back, gate: nothing between them goes through memory."""
+    of = real(levels(lowered(GATED, "monarch", None, {"b": 2, "t": t, "d": 4})))
+    made = plan(of, Setting(dot="bf16"))
+    (kernel,) = made.kernels()
+    assert len(made.steps) == 1 and dict(kernel.grid).keys() == {"b", "d"}
+    assert kernel.source.count("tl.dot(") >= 12 and "tl.atomic" not in kernel.source
+
+
+@pytest.mark.parametrize(("t", "tolerance"), [(300, 1e-9), pytest.param(1100, 1e-9, marks=pytest.mark.slow)])
+def test_its_values_and_gradients(t: int, tolerance: float) -> None:
+    signals = samples.draw(GATED, {"b": 2, "t": t, "d": 2}, seed=0)
+    results = []
+    for form, backend in (("fft", "eager"), ("monarch", "triton")):
+        given = {n: x.clone().requires_grad_() for n, x in signals.items()}
+        y = mx.compile(GATED, form=form, backend=backend)(**given)
+        weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        results.append([y, *torch.autograd.grad((y * weight).sum(), list(given.values()))])
+    for theirs, ours in zip(*results, strict=True):
+        assert (theirs - ours).abs().max() <= tolerance * theirs.abs().max()
+
+
+def test_chains_of_products_do_not_round_to_bfloat16() -> None:
+    of = lowered(GATED, "monarch", None, {"b": 2, "t": 512, "d": 4})
+    assert launch.factors(of, [torch.bfloat16] * len(of.inputs), torch.float32) == "tf32"
+    gla = lowered(catalog.get("gla").mixer, "chunked", 16, {"b": 1, "t": 64, "h": 1, "k": 16, "v": 16})
+    assert launch.factors(gla, [torch.bfloat16] * len(gla.inputs), torch.float32) == "bf16"
+
+
+def test_what_is_real_costs_no_complex_product() -> None:
+    """A real array times a matrix of complex numbers is two products, not four."""
+    b = Builder()
+    x, m = b.input("x", ("t",), (8,)), b.input("m", ("t", "k"), (8, 4), "complex")
+    of = real(program({"y": b.contract(x, m, ("t",))}, [x, m]))
+    assert sum(isinstance(v.op, p.Contract) for v in of.order) == 2
+    given = {"x": torch.randn(8, dtype=torch.float64), "m": torch.randn(8, 4, dtype=torch.complex128)}
+    made = launch.prepare(program({"y": b.contract(x, m, ("t",))}, [x, m]))(given)["y"]
+    torch.testing.assert_close(made, given["x"].to(torch.complex128) @ given["m"])
+
+
+def test_angles_of_a_few_turns_are_reduced_in_single_precision() -> None:
+    """exp(2πi j k / n) is as exact as float32 can be, without arithmetic in double precision."""
+    b = Builder()
+    n = 4096
+    angle = b.mul(b.cast(b.map("mod", b.mul(b.iota("t", n), b.iota("k", 3)), n), "real"), 2 * np.pi / n)
+    of = program({"c": b.map("cos", angle), "s": b.map("sin", angle)}, [])
+    (kernel,) = plan(of, Setting()).kernels()
+    assert "_near_sin" in kernel.source and "float64" not in kernel.source
+    out = launch.prepare(of, alone=torch.float32)({})
+    exact = (np.arange(n)[:, None] * np.arange(3)[None]) % n * (2 * np.pi / n)
+    rounding = 8 * np.finfo(np.float32).eps
+    assert np.abs(out["c"].numpy() - np.cos(exact)).max() < rounding
+    assert np.abs(out["s"].numpy() - np.sin(exact)).max() < rounding
+
+
+def test_angles_of_any_size_are_not() -> None:
+    b = Builder()
+    x = b.input("x", ("t",), (8,))
+    (kernel,) = plan(program({"y": b.map("sin", x)}, [x]), Setting()).kernels()
+    assert "_near" not in kernel.source
