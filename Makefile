@@ -25,7 +25,7 @@ test-slow: $(VENV)/.ready-dev ## the long tests alone
 	$(VENV)/bin/python -m pytest -n $(JOBS) -m slow
 
 test-kernels: $(VENV)/.ready-dev ## the generated kernels of every mixer, in Triton's interpreter and compiled
-	$(VENV)/bin/python -m pytest -n $(JOBS) -m "slow or not slow" tests/test_triton.py
+	$(VENV)/bin/python -m pytest -n $(JOBS) -m "slow or not slow" tests/test_triton*.py
 
 lint: $(VENV)/.ready-dev ## lint, format check and types
 	$(VENV)/bin/ruff check .

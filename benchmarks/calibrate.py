@@ -1,6 +1,6 @@
-"""Measures the rates of the eager backend on this machine and prints them as a Profile for lowering/profile.py.
+"""Measures the rates of a backend on this machine and prints them as a Profile for lowering/profile.py.
 
-    python -m benchmarks.calibrate [cpu | cuda]
+    python -m benchmarks.calibrate [cpu | cuda | native]
 
 Every rate is taken from a small program run by the backend itself, so that what is priced is what will run.
 """
@@ -15,21 +15,25 @@ from time import perf_counter
 
 import torch
 
-from backends import eager
+from backends import eager, native
 from lowering.build import Builder, program
 from lowering.profile import Profile
 from lowering.program import Value
 
 BIG = 1 << 22
+NEAR = 1 << 17
+"""entries that stay in a core's cache, as the arrays of compiled programs mostly do"""
 Make = Callable[..., Value]
+PREPARE = {"cpu": eager.prepare, "cuda": eager.prepare, "native": native.prepare}
 
 
 def seconds(make: Make, *shapes: dict[str, int], device: str, kinds: str = "", repeat: int = 15) -> float:
     """The median time of the program that `make` builds from inputs of these axes and sizes."""
     b = Builder()
     inputs = [b.input(f"x{i}", tuple(s), tuple(s.values())) for i, s in enumerate(shapes)]
-    run = eager.prepare(program({"y": make(b, *inputs)}, inputs))
-    tensors = {f"x{i}": torch.rand(tuple(s.values()), device=device) * 0.1 for i, s in enumerate(shapes)}
+    run = PREPARE[device](program({"y": make(b, *inputs)}, inputs))
+    on = "cuda" if device == "cuda" else "cpu"
+    tensors = {f"x{i}": torch.rand(tuple(s.values()), device=on) * 0.1 for i, s in enumerate(shapes)}
     times = []
     for _ in range(repeat + 3):
         start = perf_counter()
@@ -37,7 +41,7 @@ def seconds(make: Make, *shapes: dict[str, int], device: str, kinds: str = "", r
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(perf_counter() - start)
-    return median(times[3:])
+    return (min if device == "native" else median)(times[3:])  # a call is short, and what disturbs it only adds
 
 
 def chained(fn: Callable[[Builder, Value], Value], n: int) -> Make:
@@ -86,12 +90,61 @@ def measure(device: str) -> Profile:
     )
 
 
+def measure_compiled() -> Profile:
+    """A profile of compiled loops: what they read is near, and what is computed entry by entry is never stored."""
+    flat, rows = {"t": NEAR}, {"c": NEAR // 256, "t": 256}
+
+    def chain(fn: Callable[[Builder, Value], Value], sizes: dict[str, int], n: int = 24) -> float:
+        """Seconds that each of n turns of `fn` adds."""
+        many, few = (seconds(chained(fn, count), sizes, device="native", repeat=100) for count in (n + 1, 1))
+        return max((many - few) / n, 1e-10)
+
+    call = seconds(lambda b, x: b.add(x, 0.5), {"x": 4}, device="native")
+
+    def rate(work: float, make: Make, *shapes: dict[str, int]) -> float:
+        return work / max(seconds(make, *shapes, device="native") - call, 1e-9)
+
+    def padded(b: Builder, x: Value) -> Value:
+        wide = b.pad(x, "t", 16, 0)
+        return b.add(*(b.slice(wide, "t", lag, lag + NEAR) for lag in range(16)))
+
+    entrywise = NEAR / chain(lambda b, x: b.add(b.mul(x, 0.5), 0.25), flat) * 2
+    product = {"c": 16, "i": 64, "k": 64}, {"c": 16, "k": 64, "j": 64}
+    real = seconds(lambda b, x, y: b.contract(x, y, ("k",)), *product, device="native") - call
+    wide = seconds(
+        lambda b, x, y: b.map("real", b.contract(b.cast(x, "complex"), y, ("k",))), *product, device="native"
+    )
+    return Profile(
+        name="cpu, compiled",
+        matmul=tuple((float(n), _matmul(n, "native", call)) for n in (1, 4, 16, 64, 256)),
+        entrywise=entrywise,
+        special=NEAR / chain(lambda b, x: b.map("exp", b.mul(x, -0.5)), flat, 8),
+        reduce=NEAR / chain(lambda b, x: b.add(x, b.sum(x, ("t",))), rows),
+        cumulate=NEAR / chain(lambda b, x: b.cumulate("sum", x, "t"), rows),
+        affine=NEAR / chain(lambda b, x: b.affine_scan(x, x, "t"), rows),
+        affine_step=chain(lambda b, x: b.affine_scan(x, x, "t"), {"t": 512, "k": 4}) / 512,
+        fft=rate(NEAR * log2(1024), lambda b, x: b.transform("rfft", x, "t", 1024), {"c": NEAR // 1024, "t": 1024}),
+        solve=rate(64 * 64 * 64 * 64, _solve, {"c": 64, "i": 64, "j": 64}, {"c": 64, "i": 64, "v": 64}),
+        solve_each=max(
+            seconds(_solve, {"c": 512, "i": 4, "j": 4}, {"c": 512, "i": 4, "v": 4}, device="native") - call, 0
+        )
+        / 512,
+        copy=8 * entrywise,  # reading and writing are part of what an entry costs
+        memory=_memory("cpu"),
+        operation=chain(lambda b, x: b.add(x, b.sum(x, ("t",))), {"t": 8}, 200),
+        view=0.0,
+        step=max(_loop("native", 4096) - call / 4096, 1e-9),
+        complex=4 * max(wide - call, 1e-9) / real,
+        padded=16 * NEAR / max(seconds(padded, flat, device="native") - call, 1e-9),
+    )
+
+
 def _solve(b: Builder, lower: Value, r: Value) -> Value:
     return b.solve(lower, r, "i", "j")
 
 
 def _matmul(n: int, device: str, operation: float) -> float:
-    batch = max(1, min(4096, (1 << 22) // (n * 64 * 64)))
+    batch = max(1, min(16 if device == "native" else 4096, (1 << 22) // (n * 64 * 64)))
     shapes = {"c": batch, "i": 64, "k": n}, {"c": batch, "k": n, "j": 64}
     if n > 64:
         shapes = {"c": 4, "i": n, "k": n}, {"c": 4, "k": n, "j": n}
@@ -117,12 +170,13 @@ def _memory(device: str) -> float:
 
 
 def main() -> None:
-    profile = measure(sys.argv[1] if len(sys.argv) > 1 else "cpu")
+    device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
+    profile = measure_compiled() if device == "native" else measure(device)
     for name in profile.__dataclass_fields__:
         value = getattr(profile, name)
         if name == "matmul":
             print("    matmul=(" + ", ".join(f"({n:g}, {r:.2g})" for n, r in value) + "),")
-        else:
+        elif value is not None:
             print(f"    {name}={value!r}," if isinstance(value, str | int) else f"    {name}={value:.2g},")
 
 

@@ -1,69 +1,220 @@
-"""The static table of generated kernels: python -m benchmarks.kernels [--target sm_90] [NAME …]
+"""The static table of generated kernels: `python -m benchmarks.kernels [--target sm_90] [--quick | --full] [NAME …]`.
 
-Compiles the chunked (or else the chosen) form of catalog mixers, forward and backward, for a device that need not be
-here, and writes benchmarks/results/static-<target>.md: launches, registers, spills, shared memory, tensor-core
-instructions, occupancy. Nothing is run. Several minutes a mixer.
+Compiles every mixer of the catalog, forward and backward, at B = 8, T = 4096, H = 16 and heads of 64 and of 128, bf16,
+for a device that need not be here, and with heads of 64 (--full: of both) for the other targets, to see that they
+compile. It writes
+results/static-<target>.md: launches and bytes beside those of flash-linear-attention for the same mixer, registers,
+spills, shared memory, tensor-core instructions, occupancy, predicted time, and which demand a mixer fails. Nothing is
+run. What was compiled before comes from disk; a kernel that takes longer than --limit seconds fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import triton
 
 import catalog
-from backends.triton.kernel import Setting
-from backends.triton.static import HEAD, Kernels, kernels_of
-from lowering.adjoint import adjoint
+from backends.triton.compilers import figures
+from backends.triton.devices import DEVICES
+from backends.triton.static import BEST, HEAD, Compiled, Kernels
 from mixer_ir.errors import MixerError
-from mixer_ir.kernels import lowered
+from mixer_ir.kernels import planned
+from mixer_ir.mixer import Mixer
 
 RESULTS = Path(__file__).parent / "results"
-NAMES = ("linear_attention", "retnet", "gla", "mamba2", "deltanet", "gated_deltanet", "kda", "rwkv7")
+QUICK = ("gla", "gated_deltanet", "softmax_attention")
+FORMS = ("chunked", "flash", "parallel")
+"""what a mixer takes, the first that it has"""
+OTHERWISE = dict.fromkeys(("mamba", "rg_lru", "lru", "s4d", "mega_ema"), "scan")
+OTHERWISE |= dict.fromkeys(("s4", "s5", "hyena"), "fft")
+"""states without a value axis are scanned; filters as long as the sequence, and dense transitions, are convolutions"""
+WIDTHS = (64, 128)
+CHUNK = 64
+FLA = {
+    "retention": (2, 4, 1.34, 5.91),
+    "gated_linear_attention": (5, 7, 3.62, 12.35),
+    "state_space_dual": (3, 5, 1.35, 5.93),
+    "delta_rule": (5, 6, 2.69, 8.19),
+    "gated_delta": (5, 7, 2.43, 7.96),
+    "kimi_delta": (6, 7, 4.83, 15.12),
+    "rwkv7": (6, 12, 6.85, 24.93),
+    "softmax_attention": (1, 3, 0.54, 2.29),
+}
+"""mixer -> flash-linear-attention 0.6.0's launches forward and backward, and the GB that it passes to its kernels
+forward and in both passes at heads of 128 (of state_space_dual: its simple GLA; of retention: without the rotation)"""
+SHARE = 0.6
+"""the most of those bytes that are to be passed here"""
+LARGE = 1e6
+"""operations of a program's products from which they are to be on the device's own instruction"""
 
 
-def compiled(name: str, target: str, width: int) -> Kernels:
-    """The kernels of a mixer at B = 8, T = 4096, H = 16 and heads of `width`; those that fail are named."""
-    mixer = catalog.get(name).mixer
+@dataclass(frozen=True)
+class Row:
+    """One mixer at one width: its kernels on the target, and which other targets compile it."""
+
+    name: str
+    width: int
+    made: Kernels
+    others: dict[str, tuple[str, ...]]
+
+    @property
+    def kernels(self) -> tuple[Compiled, ...]:
+        return (*self.made.forward, *self.made.backward)
+
+    @property
+    def launches(self) -> tuple[int, int]:
+        """Forward and backward, calls of a library included."""
+        pairs = zip((self.made.forward, self.made.backward), self.made.calls, strict=True)
+        first, second = (sum(c.times for c in kernels) + len(calls) for kernels, calls in pairs)
+        return first, second
+
+    @property
+    def passed(self) -> tuple[float, float]:
+        """GB passed to kernels, forward and in both passes."""
+        first, both = (sum(c.moved * c.times for c in of) / 1e9 for of in (self.made.forward, self.kernels))
+        return first, both
+
+    def misses(self) -> Iterator[str]:
+        """The demands that it fails."""
+        device, best = DEVICES[self.made.target], BEST[self.made.target]
+        if self.made.failed:
+            yield f"{len(self.made.failed)} not compiled"
+        if spilling := sum(bool(c.spills or c.stack) for c in self.kernels):
+            yield f"{spilling} spill"
+        if any(c.shared > device.block_shared for c in self.kernels):
+            yield "shared memory"
+        each = [sum(c.work.products.values()) / c.kernel.programs for c in self.kernels]
+        if slow := sum(n > LARGE and best not in c.tensor for n, c in zip(each, self.kernels, strict=True)):
+            yield f"{slow} without {best}"
+        if (fla := FLA.get(self.name)) is not None:
+            if any(ours > theirs for ours, theirs in zip(self.launches, fla[:2], strict=True)):
+                yield "launches"
+            if self.width == 128 and any(x > SHARE * y for x, y in zip(self.passed, fla[2:], strict=True)):
+                yield "bytes"
+        yield from (target for target, failed in self.others.items() if failed)
+
+    def cells(self) -> list[str]:
+        fla = FLA.get(self.name)
+        there = fla[2:] if fla and self.width == 128 else (None, None)
+        bytes_ = [f"{x:.2f}" + (f" / {y:.2f}" if y else "") for x, y in zip(self.passed, there, strict=True)]
+        return [
+            self.name,
+            str(self.width),
+            "+".join(map(str, self.launches)) + (f" / {fla[0]}+{fla[1]}" if fla else ""),
+            *bytes_,
+            str(sum((c.spills or 0) for c in self.kernels)),
+            str(max((c.registers or 0 for c in self.kernels), default=0)),
+            f"{max((c.shared for c in self.kernels), default=0) / 1024:.0f}",
+            str(sum(c.tensor.get(BEST[self.made.target], 0) for c in self.kernels)),
+            f"{sum(c.seconds * c.times for c in self.kernels) * 1e3:.2f}",
+            " ".join(t for t, failed in self.others.items() if not failed) or "-",
+            ", ".join(self.misses()) or "-",
+        ]
+
+
+def sizes(mixer: Mixer, width: int) -> dict[str, int]:
+    """B = 8, T = 4096, H = 16 and heads of `width`; without heads, 16 · width channels with 16 states."""
     axes = {a for of in mixer.signals.values() for a in of}
-    form = "chunked" if "chunked" in mixer.forms() else "auto"
-    of = lowered(mixer, form, 64 if form == "chunked" else None, {a: width for a in "kvn" if a in axes})
-    back = adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable])
-    return kernels_of(f"{name}, {form}", of, back, target, Setting(dot="bf16"), strict=False)
+    made = {"b": 8, "t": 4096, "s": 4096, "h": 16, "g": 1, "c": 512}
+    if axes & set("kvp"):
+        made |= {"k": width // 2 if "r" in axes else width, "v": width, "p": width, "n": width}
+    else:
+        made |= {"d": 16 * width, "n": 16}
+    return {a: n for a, n in made.items() if a in axes}
 
 
-def section(name: str, made: Kernels) -> str:
-    """One mixer's table."""
-    rows = [["pass", *HEAD], ["---"] * (len(HEAD) + 1)]
-    rows += [["forward", *c.row()] for c in made.forward] + [["backward", *c.row()] for c in made.backward]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    spilling = sum(bool(c.spills) for c in (*made.forward, *made.backward))
-    counts = f"{len(made.forward)} forward and {len(made.backward)} backward launches, {spilling} kernels spill"
-    failed = "".join(f"\n\nnot compiled: {line.splitlines()[0]}" for line in made.failed)
-    return f"## {made.title}\n\n{counts}{failed}\n\n{table}\n"
+def form_of(entry: str, mixer: Mixer) -> str:
+    wanted = (OTHERWISE.get(entry, ""), *FORMS)
+    return next((f for f in wanted if f in mixer.forms()), "auto")
+
+
+def rows(entry: str, target: str, others: dict[int, list[str]], limit: float) -> Iterator[Row | str]:
+    """The rows of an entry's mixers, all their kernels compiled side by side; or why there is none.
+
+    others   the further targets by width
+    """
+    for name, mixer in catalog.get(entry).mixers.items():
+        form = form_of(entry, mixer)
+        made = []
+        for width in WIDTHS:
+            try:
+                made.append((width, *planned(mixer, form, CHUNK, sizes(mixer, width))))
+            except MixerError as error:
+                yield f"{name}, heads of {width}, {form}: {error}"
+        figures([*chain(*(p.tasks(t) for w, _, p in made for t in (target, *others[w])))], limit=limit)
+        for width, title, p in made:
+            found = {t: p.compiled(title, t, strict=False, limit=limit) for t in (target, *others[width])}
+            yield Row(name, width, found[target], {t: found[t].failed for t in others[width]})
+
+
+def detail(row: Row) -> str:
+    """One mixer's kernels."""
+    table = [["pass", *HEAD], ["---"] * (len(HEAD) + 1)]
+    table += [["forward", *c.row()] for c in row.made.forward] + [["backward", *c.row()] for c in row.made.backward]
+    lines = ["| " + " | ".join(cells) + " |" for cells in table]
+    failed = [f"- {x.splitlines()[0]}" for x in (*row.made.failed, *chain(*row.others.values()))]
+    form = row.made.title.splitlines()[-1]
+    return "\n".join([f"### {row.name}, heads of {row.width}", "", form, "", *lines, "", *failed, ""])
+
+
+def page(target: str, found: list[Row], refused: list[str]) -> str:
+    """The whole file."""
+    device = DEVICES[target]
+    head = [
+        f"# Generated kernels compiled for {target} ({device.name})",
+        "",
+        "`python -m benchmarks.kernels`: B = 8, T = 4096, H = 16, heads of 64 and 128 (without heads: 16 times as many",
+        f"channels, 16 states), bfloat16 signals, triton {triton.__version__}. Static counts from compiled code and",
+        "predictions from published rates; **nothing was run**. 'a / b' is ours beside flash-linear-attention 0.6.0's,",
+        "measured the same way. Launches: forward + backward, calls of cuFFT and the like included. GB: arrays passed",
+        "to kernels, each once a kernel. Spilled: bytes, each instruction once. ms: predicted, both passes. 'fails':",
+        f"spills or stack, shared memory over {device.block_shared // 1024} KB, products of more than",
+        f"{LARGE / 1e6:.0f} Mflop a program without {BEST[target]}, more launches than theirs, more than {SHARE:.0%}",
+        "of their bytes, a target that does not compile it.",
+        "",
+    ]
+    columns = ["mixer", "D", "launches", "GB forward", "GB both", "spilled B", "registers", "shared KB", BEST[target]]
+    table = [[*columns, "ms", "also compiles for", "fails"], ["---"] * (len(columns) + 3), *(r.cells() for r in found)]
+    lines = ["| " + " | ".join(cells) + " |" for cells in table]
+    failing = sum(any(True for _ in r.misses()) for r in found)
+    verdict = f"{len(found)} rows, {failing} fail a demand."
+    no = ["## Without kernels", "", *(f"- {x}" for x in refused), ""] if refused else []
+    return "\n".join([*head, *lines, "", verdict, "", *no, "## Every kernel", "", *map(detail, found)])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME")
-    parser.add_argument("--target", default="sm_90")
-    parser.add_argument("--width", type=int, default=64)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="entries of the catalog (default: all)")
+    parser.add_argument("--target", default="sm_90", choices=DEVICES)
+    parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)}, and no other target")
+    parser.add_argument("--full", action="store_true", help="the other targets with heads of 128 too")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds for one kernel (default 120)")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
     arguments = parser.parse_args()
-    head = (
-        f"# Generated kernels compiled for {arguments.target}: B = 8, T = 4096, H = 16, heads of {arguments.width}\n\n"
-        f"Static counts from compiled code (triton {triton.__version__}); nothing was run. float32 arrays, bfloat16 "
-        "factors of products. 'spilled B' counts each instruction once.\n"
-    )
-    parts = [head]
-    for name in arguments.names:
-        try:
-            parts.append(section(name, compiled(name, arguments.target, arguments.width)))
-        except MixerError as error:
-            parts.append(f"## {name}\n\nnot compiled: {error}\n")
-        print(parts[-1], flush=True)
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"static-{arguments.target}.md").write_text("\n".join(parts), encoding="utf-8")
+    names = arguments.names or (QUICK if arguments.quick else catalog.list())
+    rest = [] if arguments.quick else [t for t in DEVICES if t != arguments.target]
+    others = {width: rest if arguments.full or width == WIDTHS[0] else [] for width in WIDTHS}
+    path = arguments.out / f"static-{arguments.target}.md"
+    found: list[Row] = []
+    refused: list[str] = []
+    began = time.monotonic()
+    for name in names:
+        for row in rows(name, arguments.target, others, arguments.limit):
+            if isinstance(row, str):
+                refused.append(row)
+                print(row, flush=True)
+                continue
+            found.append(row)
+            print(f"{time.monotonic() - began:5.0f} s  " + "  ".join(row.cells()), flush=True)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        path.write_text(page(arguments.target, found, refused), encoding="utf-8")
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

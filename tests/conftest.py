@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Callable, Iterator
 from functools import wraps
 
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported, which other packages do too
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from backends import rising
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
@@ -48,6 +53,15 @@ def nan_in_empty_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.empty and its kin hand out NaN."""
     for owner, name in EMPTY:
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_rises(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Programs under "auto" stay on PyTorch's operators, however slow the machine is and whatever its cache holds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIXER_IR_CACHE", str(tmp_path_factory.mktemp("cache") / "none"))
+        patch.setattr(rising, "LEAST", math.inf)
+        yield
 
 
 @pytest.fixture(autouse=True)

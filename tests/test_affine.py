@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 
@@ -213,14 +211,6 @@ def test_with_boundary_resets_too(name: str) -> None:
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", AFFINE)
-def test_canonicalising_is_quick(name: str) -> None:
-    body = AFFINE[name].body
-    start = time.perf_counter()
-    canonicalise(body)
-    assert time.perf_counter() - start < 0.03
-
-
 def the_process(mixer: mx.Mixer):
     found = {n.process for n in walk(canonicalise(mixer.body).expr) if isinstance(n, Read)}
     assert len(found) == 1
@@ -275,12 +265,38 @@ def both_sides(S: mx.State("k v"), k: "b t k", v: "b t v"):
     return S, S
 
 
+@mx.recurrence
+def cell(c: mx.State("d"), h: mx.State("d"), x: "b t d", W: "j d"):
+    z = x + mx.rename(W @ h, j="d")
+    c = mx.sigmoid(z) * c + mx.tanh(z)
+    h = mx.sigmoid(z) * mx.tanh(c)
+    return c, h, h
+
+
+@mx.recurrence
+def unlike(S: mx.State("k v"), n: mx.State("k"), k: "b t k", v: "b t v"):
+    return S + mx.outer(n, v), n + mx.sum(S, "v") + k, S
+
+
+@mx.recurrence
+def turned(S: mx.State("k"), M: mx.State("k"), W: "j k", x: "b t k"):
+    return S + mx.rename(W @ M, j="k") + x, M + S, S
+
+
+def test_states_that_feed_each_other_are_one() -> None:
+    p = the_process(fed_back)
+    assert p.name == "S+M" and p.axes == ("S+M", "k") and not p.transition.low_rank
+    assert fed_back.forms() == ["recurrent", "chunked", "parallel", "scan", "fft", "monarch", "direct", "dense"]
+
+
 @pytest.mark.parametrize(
     ("mixer", "words"),
     [
         (tanh_cell, ["h is not affine in h", "tanh"]),
         (square, ["S is not affine in S"]),
-        (fed_back, ["feed each other"]),
+        (cell, ["c is not affine in h", "sigmoid"]),
+        (unlike, ["S, n feed each other", "S has axes (k v) and n has (k)"]),
+        (turned, ["S, M feed each other through a matrix along k"]),
         (both_sides, ["mixes S along k and v at once"]),
     ],
     ids=lambda x: getattr(x, "name", ""),

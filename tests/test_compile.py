@@ -223,7 +223,7 @@ def test_copies_and_pickles_are_the_same_function():
     again = pickle.loads(pickle.dumps(state))
     assert isinstance(again, StreamState)
     assert again.length == T
-    assert repr(f) == "<compiled delta: form chunked, backend eager, chunk=4>"
+    assert repr(f) == "<compiled delta: form chunked, backend auto, chunk=4>"
 
 
 def test_threads_share_one_program():

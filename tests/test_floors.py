@@ -27,6 +27,7 @@ FACE = {
     "mixer_ir." + name
     for name in (
         *("compiled", "running", "streaming", "explain", "oracle", "cli", "__main__", "plot", "kernels"),
+        *("graphs", "packing"),
         *("verify", "expected", "probe", "samples"),  # verify and what it compares with
         *("prove", "homomorphism", "emitted", "traced"),  # prove and what it reads of lowering
     )
@@ -44,6 +45,7 @@ ARROWS = {  # floor -> the floors that it may import; `door` is mixer_ir/__init_
 
 OPENED_LATE = {  # what a file may import inside a function or under TYPE_CHECKING, beyond its arrows
     "mixer_ir/__init__.py": {"face", "catalog", "a computed name"},  # drivers and catalog are opened on first use
+    "mixer_ir/traceable.py": {"face"},  # graphs imports torch._dynamo, which only a process that compiles has paid for
     "catalog/__init__.py": {"catalog", "a computed name"},  # an entry is read when it is asked for
 }
 

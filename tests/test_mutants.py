@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+import lowering.blocks
 import lowering.chunked
-import lowering.decay
 import lowering.parts
 import lowering.recurrent
 import lowering.scan
@@ -126,7 +126,7 @@ def test_reads_before_and_after_swapped_are_seen(monkeypatch):
     def turned(before: tuple[bool, ...]) -> tuple[bool, ...]:
         return tuple(not early for early in before)
 
-    monkeypatch.setattr(lowering.decay, "queries", lambda before: old(turned(before)))
+    monkeypatch.setattr(lowering.blocks, "queries", lambda before: old(turned(before)))
     monkeypatch.setattr(lowering.chunked, "segment", lambda *, before, **rest: SEGMENT(before=turned(before), **rest))
     assert seen_by_verify(two_reads) and seen_by_prove(two_reads)
 
@@ -136,18 +136,18 @@ def test_reads_before_and_after_swapped_are_seen(monkeypatch):
 
 def negated_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sign: the scores between steps are subtracted."""
-    old = lowering.decay.Blocks.scores
+    old = lowering.blocks.Blocks.scores
 
     def scores(self: Any, row: Row, column: Any) -> Any:
         found = old(self, row, column)
         return None if found is None else self.b.map("neg", found)
 
-    monkeypatch.setattr(lowering.decay.Blocks, "scores", scores)
+    monkeypatch.setattr(lowering.blocks.Blocks, "scores", scores)
 
 
 def late_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mask that is off by one: rows after the step do not see it."""
-    old = lowering.decay.Blocks.scores
+    old = lowering.blocks.Blocks.scores
 
     def scores(self: Any, row: Row, column: Any) -> Any:
         found = old(self, row, column)
@@ -157,7 +157,7 @@ def late_scores(monkeypatch: pytest.MonkeyPatch) -> None:
         seen = b.map("lt", b.iota("_s", self.length), b.iota("_i", self.length))
         return b.where(seen, found, 0.0)
 
-    monkeypatch.setattr(lowering.decay.Blocks, "scores", scores)
+    monkeypatch.setattr(lowering.blocks.Blocks, "scores", scores)
 
 
 def undecayed_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,7 @@ def undecayed_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
     def leaving(self: Any, column: Any) -> Any:
         return self.b.rename(self.b.expand(self.columns[column], {"_i": self.length}), "_i", "_s")
 
-    monkeypatch.setattr(lowering.decay.Blocks, "leaving", leaving)
+    monkeypatch.setattr(lowering.blocks.Blocks, "leaving", leaving)
 
 
 def early_chunk_states(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,14 @@ def test_long_sequences_are_not_computed_densely():
     assert planned(filtered, t=16384).pieces[0].chosen.form in ("fft", "monarch")
 
 
+def test_a_step_after_a_long_past_is_not_spelled_out_lag_by_lag():
+    """The filter of a stream is as long as all that came before, however short the call."""
+    few, many = (plan(filtered.expr, types(filtered, t=1), CPU, past=n).pieces[0] for n in (16, 4096))
+    assert "direct" in [c.choice.form for c in few.candidates]
+    assert "direct" not in [c.choice.form for c in many.candidates]
+    assert many.chosen.form in ("fft", "dense")
+
+
 def test_what_leaves_no_choice_is_not_priced():
     (piece,) = planned(bent, t=50).pieces
     assert piece.chosen == Choice("recurrent")
