@@ -8,7 +8,7 @@ from functools import reduce
 import torch
 
 from lowering.program import Program
-from mixer_ir.functions import Kind
+from mixer_ir.nodes.functions import Kind
 
 DOUBLE = frozenset({torch.float64, torch.complex128})
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}

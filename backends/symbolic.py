@@ -17,7 +17,7 @@ from backends.plan import Call, check_shape, given, plan
 from backends.uniform import uniform
 from lowering import program as p
 from lowering.program import Program, Value
-from mixer_ir.functions import number, part
+from mixer_ir.nodes.functions import number, part
 
 S: TypeAlias = Any
 """the module sympy, opened when a program is prepared"""

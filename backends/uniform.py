@@ -14,7 +14,7 @@ from math import prod
 from lowering import program as p
 from lowering.build import Builder
 from lowering.program import Program, Value
-from mixer_ir.functions import WIDTH, Kind
+from mixer_ir.nodes.functions import WIDTH, Kind
 
 Axes = tuple[str, ...]
 

@@ -25,7 +25,7 @@ import mixer_ir as mx
 from backends import missing
 from benchmarks import plain
 from benchmarks.measure import interleaved, peak_memory, race
-from mixer_ir.explain import likely_kinds
+from mixer_ir.driver.explain import likely_kinds
 
 Table = list[dict[str, Any]]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import mixer_ir as mx
 from benchmarks.boxed import Alone, Result
 from benchmarks.gpu_cases import CASES, Case, Shape, Signals
-from mixer_ir.expected import expected
+from mixer_ir.trust.expected import expected
 
 OURS = "mixer-ir"
 WORKS = ("forward", "forward+backward")

@@ -23,9 +23,9 @@ import catalog
 from backends.triton.compilers import figures
 from backends.triton.devices import DEVICES
 from backends.triton.static import BEST, HEAD, Compiled, Kernels
+from mixer_ir.driver.kernels import planned
 from mixer_ir.errors import MixerError
-from mixer_ir.kernels import planned
-from mixer_ir.mixer import Mixer
+from mixer_ir.language.mixer import Mixer
 
 RESULTS = Path(__file__).parent / "results"
 QUICK = ("gla", "gated_deltanet", "softmax_attention")

@@ -26,9 +26,9 @@ from lowering.lower import lower
 from lowering.planner import plan
 from lowering.profile import NATIVE
 from lowering.program import Program, Value
-from mixer_ir.binding import bind
-from mixer_ir.compiled import types_of
-from mixer_ir.streaming import StreamState
+from mixer_ir.driver.binding import bind
+from mixer_ir.driver.compiled import types_of
+from mixer_ir.driver.streaming import StreamState
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from lowering.grid import Grid
 from lowering.program import Value
 from lowering.support import ahead, reach
 from mixer_ir.errors import FormError, one_of
-from mixer_ir.expr import SOURCE, TIME
-from mixer_ir.matrix import Apply, LowRank, Softmax
+from mixer_ir.nodes.expr import SOURCE, TIME
+from mixer_ir.nodes.matrix import Apply, LowRank, Softmax
 
 Form = Callable[[Apply, Grid, Choice], Value]
 

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 from lowering import program as p
 from lowering.program import AdjointRule, Program, Shape, Value
-from mixer_ir.expr import Axes, Number, without
-from mixer_ir.functions import FUNCTIONS, WIDTH, Kind, result_kind
+from mixer_ir.nodes.expr import Axes, Number, without
+from mixer_ir.nodes.functions import FUNCTIONS, WIDTH, Kind, result_kind
 
 Operand: TypeAlias = Value | Number
 

@@ -21,7 +21,7 @@ from lowering.parts import KEY, RANK, ROW, VALUE, Options, Parts, as_state, zero
 from lowering.program import Value
 from lowering.segment import Dot, Leaving, Plus, Segment, Term, segment
 from lowering.stretch import HELD, in_stretches
-from mixer_ir.expr import TIME, without
+from mixer_ir.nodes.expr import TIME, without
 
 CHUNK_LENGTH = 64
 

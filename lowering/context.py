@@ -9,10 +9,10 @@ from lowering.build import Builder
 from lowering.program import Program, Shape, Value
 from lowering.stream import StateType, Stream
 from mixer_ir.errors import AxisError
-from mixer_ir.expr import SOURCE, TIME, Axes, Expr, Join, Rename, Signal
-from mixer_ir.functions import Kind
-from mixer_ir.node import Node, walk
-from mixer_ir.process import Process, Read, State
+from mixer_ir.nodes.expr import SOURCE, TIME, Axes, Expr, Join, Rename, Signal
+from mixer_ir.nodes.functions import Kind
+from mixer_ir.nodes.node import Node, walk
+from mixer_ir.nodes.process import Process, Read, State
 
 
 @dataclass(frozen=True, slots=True)

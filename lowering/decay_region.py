@@ -25,8 +25,8 @@ from lowering.decay import SOURCE, STEP, Span, Tree, tree
 from lowering.parts import KEY
 from lowering.program import Program, Value
 from lowering.segment import Column, Row
-from mixer_ir.expr import without
-from mixer_ir.functions import WIDTH
+from mixer_ir.nodes.expr import without
+from mixer_ir.nodes.functions import WIDTH
 
 BEFORE = ":before"
 

@@ -8,8 +8,8 @@ from lowering.filters import LAG, Filter, filter_of
 from lowering.grid import Grid
 from lowering.program import Value
 from mixer_ir.errors import FormError
-from mixer_ir.expr import TIME
-from mixer_ir.matrix import Apply
+from mixer_ir.nodes.expr import TIME
+from mixer_ir.nodes.matrix import Apply
 
 
 def lower(e: Apply, on: Grid, choice: Choice) -> Value:

@@ -9,10 +9,10 @@ from lowering import support
 from lowering.grid import Grid, Span
 from lowering.program import Value
 from lowering.states import semiseparable
-from mixer_ir import matrix as m
 from mixer_ir.errors import DeclarationError
-from mixer_ir.expr import SOURCE, TIME, Expr
-from mixer_ir.matrix import Matrix
+from mixer_ir.nodes import matrix as m
+from mixer_ir.nodes.expr import SOURCE, TIME, Expr
+from mixer_ir.nodes.matrix import Matrix
 
 
 def entries(M: Matrix, on: Grid) -> Value:

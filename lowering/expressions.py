@@ -10,11 +10,11 @@ from typing import assert_never
 from lowering import apply, histories, states, unroll
 from lowering.context import Context
 from lowering.program import Value
-from mixer_ir import expr as x
 from mixer_ir.errors import DeclarationError
-from mixer_ir.expr import SOURCE, TIME, Expr
-from mixer_ir.matrix import Apply
-from mixer_ir.process import Read, Run, State
+from mixer_ir.nodes import expr as x
+from mixer_ir.nodes.expr import SOURCE, TIME, Expr
+from mixer_ir.nodes.matrix import Apply
+from mixer_ir.nodes.process import Read, Run, State
 
 
 def evaluate(ctx: Context, e: Expr) -> Value:

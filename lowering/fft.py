@@ -7,8 +7,8 @@ from lowering.context import Choice
 from lowering.filters import LAG, Filter, filter_of, folded
 from lowering.grid import Grid
 from lowering.program import Value
-from mixer_ir.expr import SOURCE, TIME
-from mixer_ir.matrix import Apply, Fourier
+from mixer_ir.nodes.expr import SOURCE, TIME
+from mixer_ir.nodes.matrix import Apply, Fourier
 
 
 def lower(e: Apply, on: Grid, choice: Choice) -> Value:

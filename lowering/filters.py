@@ -8,8 +8,8 @@ from lowering.build import Builder
 from lowering.grid import Grid
 from lowering.program import Value
 from mixer_ir.errors import FormError
-from mixer_ir.expr import SOURCE, TIME, Expr
-from mixer_ir.matrix import Apply, Circulant, Resets, Toeplitz
+from mixer_ir.nodes.expr import SOURCE, TIME, Expr
+from mixer_ir.nodes.matrix import Apply, Circulant, Resets, Toeplitz
 
 LAG = "_lag"
 

@@ -19,8 +19,8 @@ from lowering.program import Program, Value
 from lowering.support import lookahead, lookback
 from lowering.tiles import Tiling, masked, score_program, scores
 from mixer_ir.errors import FormError
-from mixer_ir.expr import SOURCE, TIME, without
-from mixer_ir.matrix import Apply, Matrix, Resets, Softmax
+from mixer_ir.nodes.expr import SOURCE, TIME, without
+from mixer_ir.nodes.matrix import Apply, Matrix, Resets, Softmax
 
 BLOCK, GROUPS = 128, 4
 LOWEST = -1e30

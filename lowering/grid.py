@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from lowering.build import Builder
 from lowering.context import Context
 from lowering.program import Value
-from mixer_ir import expr as x
 from mixer_ir.errors import AxisError
-from mixer_ir.expr import SOURCE, TIME, Expr
+from mixer_ir.nodes import expr as x
+from mixer_ir.nodes.expr import SOURCE, TIME, Expr
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from lowering.build import Builder
 from lowering.context import Context
 from lowering.program import Value
 from lowering.stream import StateType
-from mixer_ir.expr import TIME, Cumulate, Delay, Number, union
-from mixer_ir.functions import Kind
+from mixer_ir.nodes.expr import TIME, Cumulate, Delay, Number, union
+from mixer_ir.nodes.functions import Kind
 
 JOIN = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
 

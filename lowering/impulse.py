@@ -19,7 +19,7 @@ from lowering.parts import KEY, Options, Parts, Query
 from lowering.program import Value
 from lowering.scan import transition
 from mixer_ir.errors import FormError
-from mixer_ir.expr import TIME
+from mixer_ir.nodes.expr import TIME
 
 FINE, COARSE = "_j", "_i"
 

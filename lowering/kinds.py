@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from mixer_ir import expr as e
-from mixer_ir import matrix as m
-from mixer_ir.expr import Expr
-from mixer_ir.functions import WIDTH, Kind, result_kind
-from mixer_ir.matrix import Apply
-from mixer_ir.node import Node, walk
-from mixer_ir.process import Process, Read, Run, State, Transition
+from mixer_ir.nodes import expr as e
+from mixer_ir.nodes import matrix as m
+from mixer_ir.nodes.expr import Expr
+from mixer_ir.nodes.functions import WIDTH, Kind, result_kind
+from mixer_ir.nodes.matrix import Apply
+from mixer_ir.nodes.node import Node, walk
+from mixer_ir.nodes.process import Process, Read, Run, State, Transition
 
 
 def kinds_in(root: Node, signals: Mapping[str, Kind]) -> dict[Node, Kind]:

@@ -13,9 +13,9 @@ from lowering.program import Input, Value
 from lowering.stream import Stream
 from lowering.support import has_source
 from mixer_ir.errors import SignalError, one_of
-from mixer_ir.expr import SOURCE, TIME, Axes, Expr, Signal
-from mixer_ir.matrix import Matrix
-from mixer_ir.node import Node, walk
+from mixer_ir.nodes.expr import SOURCE, TIME, Axes, Expr, Signal
+from mixer_ir.nodes.matrix import Matrix
+from mixer_ir.nodes.node import Node, walk
 
 NO_FORMS: Mapping[Node, Choice] = {}
 

@@ -8,7 +8,7 @@ from lowering import chunked
 from lowering.build import Builder
 from lowering.parts import VALUE, Options, Parts
 from lowering.program import Value
-from mixer_ir.expr import TIME
+from mixer_ir.nodes.expr import TIME
 
 COLUMN = "_s"
 

@@ -15,8 +15,8 @@ from lowering.fft import padded, taps
 from lowering.filters import LAG, Filter, filter_of, folded
 from lowering.grid import Grid
 from lowering.program import Value
-from mixer_ir.expr import SOURCE, TIME
-from mixer_ir.matrix import Apply, Fourier, Monarch
+from mixer_ir.nodes.expr import SOURCE, TIME
+from mixer_ir.nodes.matrix import Apply, Fourier, Monarch
 
 LARGEST = 256
 """the longest transform that is one matrix product"""

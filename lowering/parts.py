@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from lowering.build import Builder
 from lowering.program import Map, Value
-from mixer_ir.expr import TIME, Axes, union, without
-from mixer_ir.functions import WIDTH, Kind
+from mixer_ir.nodes.expr import TIME, Axes, union, without
+from mixer_ir.nodes.functions import WIDTH, Kind
 
 KEY, ROW, VALUE, RANK, EACH = "_k", "_l", "_v", "_r", "_e"
 """The merged contracted axes, the row axis of a dense transition, the merged value axes, the pairs of a low rank, and

@@ -15,12 +15,12 @@ from lowering.kinds import kinds_in
 from lowering.lower import lower
 from lowering.profile import Profile
 from lowering.program import Program
-from mixer_ir.expr import TIME, Expr, Literal, Signal, call
-from mixer_ir.legal import legal
-from mixer_ir.matrix import Apply, Resets, Toeplitz
-from mixer_ir.node import Node
-from mixer_ir.pieces import Piece, pieces
-from mixer_ir.process import Process, Read, Run
+from mixer_ir.nodes.expr import TIME, Expr, Literal, Signal, call
+from mixer_ir.nodes.matrix import Apply, Resets, Toeplitz
+from mixer_ir.nodes.node import Node
+from mixer_ir.nodes.process import Process, Read, Run
+from mixer_ir.rules.legal import legal
+from mixer_ir.rules.pieces import Piece, pieces
 
 CHUNKS = (16, 32, 64, 128, 256)
 BLOCKS = (64, 128, 256, 512)

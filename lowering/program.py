@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from mixer_ir.expr import Axes, Number
-from mixer_ir.functions import Kind
+from mixer_ir.nodes.expr import Axes, Number
+from mixer_ir.nodes.functions import Kind
 
 Shape: TypeAlias = tuple[int, ...]
 AdjointRule: TypeAlias = "Callable[[Program], Program]"
@@ -38,7 +38,7 @@ class Iota:
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """`fn` (a primitive of mixer_ir.functions) entry by entry; arguments broadcast over axes they lack."""
+    """`fn` (a primitive of mixer_ir.nodes.functions) entry by entry; arguments broadcast over axes they lack."""
 
     fn: str
 

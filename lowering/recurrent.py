@@ -9,7 +9,7 @@ from lowering.decay import Span
 from lowering.parts import KEY, RANK, Options, Parts, as_state, zero_state
 from lowering.program import Value
 from lowering.stretch import in_stretches
-from mixer_ir.expr import TIME
+from mixer_ir.nodes.expr import TIME
 
 SHORT = 64
 

@@ -7,7 +7,7 @@ from lowering.decay import Span, chain
 from lowering.parts import KEY, RANK, ROW, VALUE, Options, Parts, as_state, zero_state
 from lowering.program import Value
 from lowering.stretch import HELD, in_stretches
-from mixer_ir.expr import TIME, without
+from mixer_ir.nodes.expr import TIME, without
 
 
 def lower(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value]:

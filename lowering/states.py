@@ -10,10 +10,10 @@ from lowering.parts import Options, gather
 from lowering.process import lower_process
 from lowering.program import Value
 from lowering.stream import StateType
-from mixer_ir.expr import BATCH, SOURCE, TIME, Axes, Expr, union, without
-from mixer_ir.matrix import Semiseparable
-from mixer_ir.node import walk
-from mixer_ir.process import Process, Read
+from mixer_ir.nodes.expr import BATCH, SOURCE, TIME, Axes, Expr, union, without
+from mixer_ir.nodes.matrix import Semiseparable
+from mixer_ir.nodes.node import walk
+from mixer_ir.nodes.process import Process, Read
 
 DEFAULT = Choice("chunked", 64)
 

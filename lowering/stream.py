@@ -12,8 +12,8 @@ from typing import NoReturn
 from lowering.build import Builder
 from lowering.program import Shape, Value
 from mixer_ir.errors import StreamError
-from mixer_ir.expr import TIME, Axes, Number
-from mixer_ir.functions import Kind
+from mixer_ir.nodes.expr import TIME, Axes, Number
+from mixer_ir.nodes.functions import Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from lowering import program as p
 from lowering.build import Builder
 from lowering.parts import Parts, as_state, zero_state
 from lowering.program import Value
-from mixer_ir.expr import TIME
+from mixer_ir.nodes.expr import TIME
 
 STRETCH = "_g"
 HELD = 1 << 18

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from lowering.grid import Grid, every
 from lowering.program import Value
-from mixer_ir import matrix as m
-from mixer_ir.expr import SOURCE, TIME, Signal
-from mixer_ir.matrix import Matrix
-from mixer_ir.node import walk
+from mixer_ir.nodes import matrix as m
+from mixer_ir.nodes.expr import SOURCE, TIME, Signal
+from mixer_ir.nodes.matrix import Matrix
+from mixer_ir.nodes.node import walk
 
 
 def has_source(M: Matrix) -> bool:

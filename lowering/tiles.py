@@ -16,10 +16,10 @@ from lowering.context import Context
 from lowering.grid import Grid, Span
 from lowering.program import Program, Value
 from lowering.stream import Stream
-from mixer_ir import expr as x
-from mixer_ir import matrix as m
-from mixer_ir.expr import SOURCE, TIME, Expr, Signal, call
-from mixer_ir.matrix import Matrix
+from mixer_ir.nodes import expr as x
+from mixer_ir.nodes import matrix as m
+from mixer_ir.nodes.expr import SOURCE, TIME, Expr, Signal, call
+from mixer_ir.nodes.matrix import Matrix
 
 
 @dataclass(slots=True)

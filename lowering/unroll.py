@@ -14,11 +14,11 @@ from lowering.build import Builder
 from lowering.context import Context
 from lowering.program import Value
 from lowering.stream import StateType, Stream
-from mixer_ir import expr as x
 from mixer_ir.errors import DeclarationError
-from mixer_ir.expr import BATCH, TIME, Axes, Expr, without
-from mixer_ir.functions import Kind
-from mixer_ir.process import Recurrence, Run, State
+from mixer_ir.nodes import expr as x
+from mixer_ir.nodes.expr import BATCH, TIME, Axes, Expr, without
+from mixer_ir.nodes.functions import Kind
+from mixer_ir.nodes.process import Recurrence, Run, State
 
 OUTER = "_o"
 SHORT = 64

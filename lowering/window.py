@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lowering.build import Builder
 from lowering.program import Value
 from lowering.tiles import Tiling, masked, scores
-from mixer_ir.expr import SOURCE, TIME
+from mixer_ir.nodes.expr import SOURCE, TIME
 
 ROWS, BLOCKS = "_g", 4
 SMALLEST = 64

@@ -9,34 +9,8 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mixer_ir.along import (
-    amax,
-    amin,
-    contract,
-    cummax,
-    cumprod,
-    cumsum,
-    delay,
-    detach,
-    index,
-    l2norm,
-    mean,
-    norm,
-    one_hot,
-    outer,
-    rename,
-    reverse,
-    size,
-    softmax,
-    source,
-    sum,
-    take,
-)
-from mixer_ir.declaration import State
-from mixer_ir.declare import mixer, recurrence
 from mixer_ir.errors import (
     AxisError,
     BackendError,
@@ -49,8 +23,35 @@ from mixer_ir.errors import (
     SpecError,
     StreamError,
 )
-from mixer_ir.expr import Expr
-from mixer_ir.language import (
+from mixer_ir.language.declaration import State
+from mixer_ir.language.declare import mixer, recurrence
+from mixer_ir.language.mixer import Mixer
+from mixer_ir.language.spec import dumps, loads
+from mixer_ir.language.structures import (
+    band,
+    cauchy,
+    causal,
+    circulant,
+    decay,
+    dense,
+    dense_transition,
+    dft,
+    diagonal,
+    flip,
+    identity,
+    lowrank,
+    mask,
+    monarch,
+    normalize,
+    resets,
+    semiseparable,
+    shift,
+    toeplitz,
+    transition,
+    transpose,
+    vandermonde,
+)
+from mixer_ir.language.words import (
     abs,
     clamp,
     complex,
@@ -87,42 +88,40 @@ from mixer_ir.language import (
     tanh,
     where,
 )
-from mixer_ir.matrix import Matrix
-from mixer_ir.mixer import Mixer
-from mixer_ir.process import Transition
-from mixer_ir.spec import dumps, loads
-from mixer_ir.structures import (
-    band,
-    cauchy,
-    causal,
-    circulant,
-    decay,
-    dense,
-    dense_transition,
-    dft,
-    diagonal,
-    flip,
-    identity,
-    lowrank,
-    mask,
-    monarch,
-    normalize,
-    resets,
-    semiseparable,
-    shift,
-    toeplitz,
-    transition,
-    transpose,
-    vandermonde,
+from mixer_ir.nodes.along import (
+    amax,
+    amin,
+    contract,
+    cummax,
+    cumprod,
+    cumsum,
+    delay,
+    detach,
+    index,
+    l2norm,
+    mean,
+    norm,
+    one_hot,
+    outer,
+    rename,
+    reverse,
+    size,
+    softmax,
+    source,
+    sum,
+    take,
 )
-from mixer_ir.text import formula
+from mixer_ir.nodes.expr import Expr
+from mixer_ir.nodes.matrix import Matrix
+from mixer_ir.nodes.process import Transition
+from mixer_ir.nodes.text import formula
 
 if TYPE_CHECKING:
     import catalog
-    from mixer_ir.compiled import CompiledMixer, compile
-    from mixer_ir.plot import plot
-    from mixer_ir.prove import prove
-    from mixer_ir.verify import verify
+    from mixer_ir.driver.compiled import CompiledMixer, compile
+    from mixer_ir.driver.plot import plot
+    from mixer_ir.trust.prove import prove
+    from mixer_ir.trust.verify import verify
 
 __all__ = [
     # declaring
@@ -148,11 +147,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 DRIVERS = {  # opened on first use: name -> the module that has it
-    "compile": "mixer_ir.compiled",
-    "CompiledMixer": "mixer_ir.compiled",
-    "verify": "mixer_ir.verify",
-    "prove": "mixer_ir.prove",
-    "plot": "mixer_ir.plot",
+    "compile": "mixer_ir.driver.compiled",
+    "CompiledMixer": "mixer_ir.driver.compiled",
+    "verify": "mixer_ir.trust.verify",
+    "prove": "mixer_ir.trust.prove",
+    "plot": "mixer_ir.driver.plot",
 }
 
 
@@ -170,14 +169,6 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-class _Door(ModuleType):
-    """This package, whose drivers keep their names: opening mixer_ir/verify.py does not replace mx.verify."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in DRIVERS and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
 def _from_here(name: str) -> None:
     """Raise MixerError unless the package `name` is the one beside this one."""
     wanted, spec = Path(__file__).resolve().parent.parent / name, find_spec(name)
@@ -193,4 +184,3 @@ def _from_here(name: str) -> None:
 
 for _name in ("lowering", "backends", "catalog"):
     _from_here(_name)
-sys.modules[__name__].__class__ = _Door

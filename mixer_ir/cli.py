@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import mixer_ir as mx
 from mixer_ir.errors import MixerError, OptionError
-from mixer_ir.mixer import Mixer
+from mixer_ir.language.mixer import Mixer
 
 NAME_HELP = "a mixer of the catalog (see `mixer-ir list`), or a .json file written with mx.dumps"
 

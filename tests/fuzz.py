@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 
 import mixer_ir as mx
-from mixer_ir import samples
+from mixer_ir.driver import samples
 from mixer_ir.errors import StreamError
-from mixer_ir.expected import Expected, Measured
-from mixer_ir.expr import TIME
+from mixer_ir.nodes.expr import TIME
+from mixer_ir.trust.expected import Expected, Measured
 from tests.random_mixers import Declaration, draw
 
 GRADIENTS_EVERY = 2
@@ -41,7 +41,7 @@ class Mismatch:
         resets = "\nwith drawn.with_reset()" if d.resets else ""
         return (
             f"seed {d.seed}: form {self.form} on {self.backend}: {self.what}\n"
-            f"sizes {sizes}, chunk {d.chunk}, signals as mixer_ir.samples.draw(mixer, sizes, {d.seed})\n\n{d}{resets}"
+            f"sizes {sizes}, chunk {d.chunk}, signals as samples.draw(mixer, sizes, {d.seed})\n\n{d}{resets}"
         )
 
 

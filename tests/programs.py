@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lowering import program as p
 from lowering.build import Builder, program
 from lowering.program import Program, Value
-from mixer_ir.functions import FUNCTIONS, Kind
+from mixer_ir.nodes.functions import FUNCTIONS, Kind
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 

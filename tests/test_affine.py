@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import mixer_ir as mx
-from mixer_ir.affine import NotAffine, normal_form
-from mixer_ir.canonical import canonicalise
-from mixer_ir.expr import Size
-from mixer_ir.node import walk
-from mixer_ir.oracle import evaluate
-from mixer_ir.process import Read, Run
+from mixer_ir.definition.oracle import evaluate
+from mixer_ir.nodes.expr import Size
+from mixer_ir.nodes.node import walk
+from mixer_ir.nodes.process import Read, Run
+from mixer_ir.rules.affine import NotAffine, normal_form
+from mixer_ir.rules.canonical import canonicalise
 
 SIZES = {"b": 2, "t": 6, "h": 2, "k": 3, "v": 4, "n": 3, "m": 3, "d": 2, "r": 2, "j": 3}
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import catalog
 import mixer_ir as mx
 from mixer_ir import Mixer
-from mixer_ir.oracle import evaluate
+from mixer_ir.definition.oracle import evaluate
 
 MIXERS: dict[str, Mixer] = {name: m for entry in catalog.ENTRIES.values() for name, m in entry.mixers.items()}
 SIZES = {"b": 2, "t": 7, "s": 5, "h": 3, "g": 2, "k": 4, "v": 3, "n": 4, "p": 3, "d": 3, "r": 2, "c": 5, "l": 3}

@@ -71,14 +71,14 @@ def test_show(capsys, files):
 
 
 def test_verify_tells_by_its_status(capsys, files, monkeypatch):
-    opened = mx.verify.__globals__  # the module's names: mixer_ir.verify itself is the function
+    opened = mx.verify.__globals__  # the module's names: mixer_ir.trust.verify itself is the function
     monkeypatch.setitem(opened, "BACKENDS", {"eager": None})
     status, out, _ = run(capsys, "verify", files["memory"], "--lengths", "1,3", "--seed", "2")
     assert status == 0 and "all right" in out
     status, out, _ = run(capsys, "verify", files["memory"], "--lengths", "2", "--json")
     (report,) = json.loads(out)
     assert status == 0 and report["ok"] is True and {row["length"] for row in report["rows"]} == {2}
-    monkeypatch.setattr("mixer_ir.expected.RELATIVE", dict.fromkeys(opened["DTYPES"], (-1.0, -1.0)))
+    monkeypatch.setattr("mixer_ir.trust.expected.RELATIVE", dict.fromkeys(opened["DTYPES"], (-1.0, -1.0)))
     status, out, _ = run(capsys, "verify", files["memory"], "--lengths", "2")
     assert status == 1 and "WRONG" in out
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import mixer_ir as mx
-from mixer_ir.cache import Cache
-from mixer_ir.oracle import entries, evaluate
-from mixer_ir.streaming import StreamState
+from mixer_ir.definition.oracle import entries, evaluate
+from mixer_ir.driver.cache import Cache
+from mixer_ir.driver.streaming import StreamState
 
 B, T, H, K, V = 2, 7, 2, 3, 4
 SIZES = {"b": B, "t": T, "h": H, "k": K, "v": V, "n": 3, "s": 5}

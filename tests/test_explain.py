@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mixer_ir as mx
-from mixer_ir.legal import FORMS
+from mixer_ir.rules.legal import FORMS
 
 
 @mx.recurrence

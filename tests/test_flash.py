@@ -12,10 +12,10 @@ from lowering.adjoint import adjoint
 from lowering.context import Choice
 from lowering.lower import lower
 from lowering.program import Program
-from mixer_ir import matrix as m
-from mixer_ir import oracle
-from mixer_ir.expr import Signal
-from mixer_ir.matrix import Apply
+from mixer_ir.definition import oracle
+from mixer_ir.nodes import matrix as m
+from mixer_ir.nodes.expr import Signal
+from mixer_ir.nodes.matrix import Apply
 from tests.test_matrix_forms import (
     BIAS,
     CROSS,

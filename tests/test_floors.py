@@ -23,29 +23,31 @@ OUTSIDE = ("tests", "examples", "benchmarks", "docs")  # never imported by the p
 
 # ---------------------------------------------------------------------------------------------------- the tables
 
-FACE = {
-    "mixer_ir." + name
-    for name in (
-        *("compiled", "running", "streaming", "explain", "oracle", "cli", "__main__", "plot", "kernels"),
-        *("graphs", "packing"),
-        *("verify", "expected", "probe", "samples"),  # verify and what it compares with
-        *("prove", "homomorphism", "emitted", "traced"),  # prove and what it reads of lowering
-    )
-}
-
-ARROWS = {  # floor -> the floors that it may import; `door` is mixer_ir/__init__.py, `language` the rest of mixer_ir
-    "catalog": {"catalog", "door", "face", "errors"},
-    "face": {"face", "door", "backends", "lowering", "language", "errors"},
+ARROWS = {  # floor -> the floors that it may import; those of mixer_ir are its folders, `door` is mixer_ir/__init__.py
+    "catalog": {"catalog", "door", "driver", "errors"},
+    "commands": {"commands", "door", "trust", "driver", "language", "errors"},
+    "trust": {"trust", "driver", "backends", "lowering", "definition", "language", "rules", "nodes", "errors"},
+    "driver": {"driver", "backends", "lowering", "definition", "language", "rules", "nodes", "errors"},
     "backends": {"backends", "lowering", "errors"},
-    "lowering": {"lowering", "language", "errors"},
-    "door": {"language", "errors"},
-    "language": {"language", "errors"},
+    "lowering": {"lowering", "rules", "nodes", "errors"},
+    "definition": {"definition", "language", "rules", "nodes", "errors"},
+    "door": {"language", "rules", "nodes", "errors"},
+    "language": {"language", "rules", "nodes", "errors"},
+    "rules": {"rules", "nodes", "errors"},
+    "nodes": {"nodes", "errors"},
     "errors": set(),
 }
 
 OPENED_LATE = {  # what a file may import inside a function or under TYPE_CHECKING, beyond its arrows
-    "mixer_ir/__init__.py": {"face", "catalog", "a computed name"},  # drivers and catalog are opened on first use
-    "mixer_ir/traceable.py": {"face"},  # graphs imports torch._dynamo, which only a process that compiles has paid for
+    "mixer_ir/__init__.py": {
+        "driver",
+        "trust",
+        "catalog",
+        "a computed name",
+    },  # drivers and catalog are opened on first use
+    "mixer_ir/driver/traceable.py": {
+        "driver"
+    },  # graphs imports torch._dynamo, which only a process that compiles has paid for
     "catalog/__init__.py": {"catalog", "a computed name"},  # an entry is read when it is asked for
 }
 
@@ -142,16 +144,17 @@ class Source:
 
 def is_module(name: str) -> bool:
     path = ROOT.joinpath(*name.split("."))
-    return name in FACE or path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def floor_of(module: str) -> str:
     """The floor of a module, or its top-level name where it is none of ours."""
-    if module in FACE:
-        return "face"
-    named = {"mixer_ir": "door", "mixer_ir.errors": "errors", "mixer_ir.functions": "errors"}
-    top = module.partition(".")[0]
-    return named.get(module, "language" if top == "mixer_ir" else top)
+    named = {"mixer_ir": "door", "mixer_ir.errors": "errors", "mixer_ir.nodes.functions": "errors"}
+    if module in named:
+        return named[module]
+    top, _, rest = module.partition(".")
+    folder = rest.partition(".")[0]
+    return top if top != "mixer_ir" else "commands" if folder in ("cli", "__main__") else folder
 
 
 # ---------------------------------------------------------------------------------------------------- the laws
@@ -264,32 +267,44 @@ def test_no_modules_import_each_other_in_a_circle():
 BAD = [
     (imports_go_down, "lowering/a.py", "import backends.eager", "lowering imports backends.eager"),
     (imports_go_down, "lowering/a.py", "import mixer_ir as mx", "lowering imports mixer_ir (door)"),
-    (imports_go_down, "lowering/a.py", "from mixer_ir import compiled", "lowering imports mixer_ir.compiled (face)"),
-    (imports_go_down, "lowering/a.py", "from mixer_ir.verify import verify", "lowering imports mixer_ir.verify (face)"),
-    (imports_go_down, "backends/triton/a.py", "from mixer_ir.matrix import Dense", "backends imports mixer_ir.matrix"),
+    (imports_go_down, "lowering/a.py", "from mixer_ir.driver import compiled", "lowering imports mixer_ir.driver"),
+    (imports_go_down, "lowering/a.py", "from mixer_ir.trust.verify import verify", "mixer_ir.trust.verify (trust)"),
+    (
+        imports_go_down,
+        "lowering/a.py",
+        "from mixer_ir.language.mixer import Mixer",
+        "mixer_ir.language.mixer (language)",
+    ),
+    (
+        imports_go_down,
+        "backends/triton/a.py",
+        "from mixer_ir.nodes.matrix import Dense",
+        "imports mixer_ir.nodes.matrix",
+    ),
     (imports_go_down, "backends/a.py", "from mixer_ir import State", "backends imports mixer_ir (door)"),
     (imports_go_down, "backends/a.py", "def f():\n    import catalog", "backends imports catalog"),
     (imports_go_down, "catalog/a.py", "from lowering.program import Load", "catalog imports lowering.program"),
+    (imports_go_down, "catalog/a.py", "from mixer_ir.nodes.matrix import Dense", "mixer_ir.nodes.matrix (nodes)"),
+    (imports_go_down, "mixer_ir/nodes/a.py", "from ..driver.compiled import compile", "mixer_ir.driver.compiled"),
+    (imports_go_down, "mixer_ir/nodes/a.py", "from ..rules import legal", "nodes imports mixer_ir.rules.legal (rules)"),
+    (imports_go_down, "mixer_ir/nodes/a.py", "from .. import anything", "nodes imports mixer_ir (door)"),
+    (imports_go_down, "mixer_ir/nodes/a.py", "if TYPE_CHECKING:\n    import lowering", "nodes imports lowering"),
+    (imports_go_down, "mixer_ir/rules/a.py", "m = importlib.import_module('lowering')", "rules imports lowering"),
+    (imports_go_down, "mixer_ir/driver/a.py", "from mixer_ir.trust.prove import prove", "mixer_ir.trust.prove (trust)"),
+    (imports_go_down, "mixer_ir/cli.py", "from catalog import get", "commands imports catalog"),
+    (imports_go_down, "mixer_ir/cli.py", "from examples import demo", "commands imports examples"),
+    (imports_go_down, "mixer_ir/errors.py", "from .nodes.matrix import Dense", "errors imports mixer_ir.nodes.matrix"),
     (
         imports_go_down,
-        "catalog/a.py",
-        "from mixer_ir.matrix import Dense",
-        "catalog imports mixer_ir.matrix (language)",
+        "mixer_ir/__init__.py",
+        "from .driver.compiled import compile",
+        "mixer_ir.driver.compiled (driver)",
     ),
-    (imports_go_down, "mixer_ir/matrix.py", "from .compiled import compile", "language imports mixer_ir.compiled"),
-    (imports_go_down, "mixer_ir/matrix.py", "from . import compiled", "language imports mixer_ir.compiled"),
-    (imports_go_down, "mixer_ir/matrix.py", "from . import anything", "language imports mixer_ir (door)"),
-    (imports_go_down, "mixer_ir/matrix.py", "if TYPE_CHECKING:\n    import lowering", "language imports lowering"),
-    (imports_go_down, "mixer_ir/matrix.py", "m = importlib.import_module('lowering')", "language imports lowering"),
-    (imports_go_down, "mixer_ir/cli.py", "from catalog import get", "face imports catalog"),
-    (imports_go_down, "mixer_ir/cli.py", "from examples import demo", "face imports examples"),
-    (imports_go_down, "mixer_ir/errors.py", "from .matrix import Dense", "errors imports mixer_ir.matrix"),
-    (imports_go_down, "mixer_ir/__init__.py", "from .compiled import compile", "door imports mixer_ir.compiled (face)"),
     (
         imports_stand_at_the_top,
         "lowering/a.py",
-        "def f():\n    from mixer_ir.matrix import Dense",
-        "a.py:2: mixer_ir.matrix",
+        "def f():\n    from mixer_ir.nodes.matrix import Dense",
+        "a.py:2: mixer_ir",
     ),
     (imports_stand_at_the_top, "lowering/a.py", "async def f():\n    import json", "json is imported inside"),
     (imports_stand_at_the_top, "lowering/a.py", "f = lambda: __import__('json')", "json is imported inside"),
@@ -311,7 +326,11 @@ BAD = [
 ]
 
 GOOD = [
-    (imports_go_down, "lowering/a.py", "from mixer_ir.matrix import Dense\nfrom mixer_ir.errors import MixerError"),
+    (
+        imports_go_down,
+        "lowering/a.py",
+        "from mixer_ir.nodes.matrix import Dense\nfrom mixer_ir.errors import MixerError",
+    ),
     (
         imports_go_down,
         "backends/triton/a.py",
@@ -322,15 +341,15 @@ GOOD = [
         "backends/triton/a.py",
         "from .. import eager\nfrom ..eager import run\nimport torch, numpy as np",
     ),
-    (imports_go_down, "catalog/a.py", "import mixer_ir as mx\nfrom mixer_ir import State, recurrence, matrix"),
+    (imports_go_down, "catalog/a.py", "import mixer_ir as mx\nfrom mixer_ir import State, recurrence"),
     (
         imports_go_down,
         "mixer_ir/cli.py",
-        "import mixer_ir as mx\nfrom .compiled import compile\nimport lowering, backends",
+        "import mixer_ir as mx\nfrom .driver.compiled import compile",
     ),
-    (imports_go_down, "mixer_ir/__init__.py", "from .matrix import Dense\nif TYPE_CHECKING:\n    import catalog"),
-    (imports_stand_at_the_top, "mixer_ir/__init__.py", "def __getattr__(n):\n    from .compiled import compile"),
-    (imports_stand_at_the_top, "mixer_ir/plot.py", "def plot():\n    import matplotlib.pyplot as plt"),
+    (imports_go_down, "mixer_ir/__init__.py", "from .nodes.matrix import Dense\nif TYPE_CHECKING:\n    import catalog"),
+    (imports_stand_at_the_top, "mixer_ir/__init__.py", "def __getattr__(n):\n    from .driver.compiled import compile"),
+    (imports_stand_at_the_top, "mixer_ir/driver/plot.py", "def plot():\n    import matplotlib.pyplot as plt"),
     (imports_stand_at_the_top, "catalog/__init__.py", "def get(n):\n    import_module(f'catalog.{n}')"),
     (file_fits, "lowering/a.py", "x = 1\n" * 500),
     (

@@ -11,9 +11,9 @@ import torch
 import catalog
 import mixer_ir as mx
 from backends import ops
-from mixer_ir import samples
+from mixer_ir.driver import samples
+from mixer_ir.driver.streaming import StreamState
 from mixer_ir.errors import BackendError, GradientError
-from mixer_ir.streaming import StreamState
 
 BACKENDS = ["eager", "native"]
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import mixer_ir as mx
-from mixer_ir.expr import BATCH, TIME, Contract, Literal, Rename, Signal
-from mixer_ir.node import walk
-from mixer_ir.oracle import entries, evaluate
-from mixer_ir.process import Run
+from mixer_ir.definition.oracle import entries, evaluate
+from mixer_ir.nodes.expr import BATCH, TIME, Contract, Literal, Rename, Signal
+from mixer_ir.nodes.node import walk
+from mixer_ir.nodes.process import Run
 from tests.declared import ALL, convolutions, full, gated_delta, gates, nested, normalised, quasiseparable, selective
 
 SIZES = {"b": 2, "t": 6, "s": 6, "h": 2, "k": 2, "v": 3, "n": 3, "m": 3, "d": 2, "c": 3, "j": 3, "i": 2, "l": 3, "p": 2}

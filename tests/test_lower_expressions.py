@@ -11,13 +11,13 @@ from lowering import program as p
 from lowering.adjoint import adjoint
 from lowering.context import Choice, SignalType
 from lowering.lower import lower
-from mixer_ir import expr as x
-from mixer_ir import matrix as m
-from mixer_ir import oracle
+from mixer_ir.definition import oracle
 from mixer_ir.errors import AxisError, FormError, SignalError
-from mixer_ir.expr import Contract, Cumulate, Delay, Expr, call
-from mixer_ir.matrix import Apply
-from mixer_ir.process import Process, Read, Recurrence, Run, State, Transition
+from mixer_ir.nodes import expr as x
+from mixer_ir.nodes import matrix as m
+from mixer_ir.nodes.expr import Contract, Cumulate, Delay, Expr, call
+from mixer_ir.nodes.matrix import Apply
+from mixer_ir.nodes.process import Process, Read, Recurrence, Run, State, Transition
 from tests.test_matrix_forms import LOG, QK, RESET, K, Q, V, assert_close, axes_of, data_of, sig, signals_in, type_of
 
 TABLE, WHICH = sig("table", "c k"), sig("which", "b t h")

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from backends import reference
 from lowering.context import Choice, SignalType
 from lowering.lower import lower, lower_matrix
-from mixer_ir import matrix as m
-from mixer_ir import oracle
-from mixer_ir.expr import SOURCE, TIME, Axes, Expr, Index, Rename, Signal, call
-from mixer_ir.matrix import Apply, Matrix
-from mixer_ir.process import Transition
+from mixer_ir.definition import oracle
+from mixer_ir.nodes import matrix as m
+from mixer_ir.nodes.expr import SOURCE, TIME, Axes, Expr, Index, Rename, Signal, call
+from mixer_ir.nodes.matrix import Apply, Matrix
+from mixer_ir.nodes.process import Transition
 
 SIZES = {"b": 2, "h": 2, "k": 3, "n": 2, "v": 2, "l": 4, "i": 4, "j": 4, "c": 4, "d": 4}
 LENGTHS = st.sampled_from((1, 2, 7, 63, 129))
@@ -133,7 +133,7 @@ def draw(signal: Signal, sizes: dict[str, int], *, seed: int = 0) -> torch.Tenso
 
 
 def signals_in(root: Expr | Matrix) -> list[Signal]:
-    from mixer_ir.node import walk
+    from mixer_ir.nodes.node import walk
 
     return [n for n in dict.fromkeys(walk(root)) if isinstance(n, Signal)]
 

@@ -17,12 +17,12 @@ import lowering.scan
 import lowering.segment
 import mixer_ir as mx
 from lowering.segment import Dot, Entering, Leaving, Plus, Resolve, Row, Segment, Whole
-from mixer_ir import canonical
-from mixer_ir.algebra import replaced
-from mixer_ir.node import walk
-from mixer_ir.process import Process
-from mixer_ir.prove import prove
-from mixer_ir.verify import verify
+from mixer_ir.nodes.node import walk
+from mixer_ir.nodes.process import Process
+from mixer_ir.rules import canonical
+from mixer_ir.rules.algebra import replaced
+from mixer_ir.trust.prove import prove
+from mixer_ir.trust.verify import verify
 
 
 @mx.recurrence

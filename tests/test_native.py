@@ -24,7 +24,7 @@ from lowering.adjoint import adjoint
 from lowering.build import Builder, program
 from lowering.program import Program, Value
 from mixer_ir.errors import BackendError
-from mixer_ir.verify import Verification
+from mixer_ir.trust.verify import Verification
 from tests.programs import DRAWN, PRIMITIVE, Drawn, arrays, largest, mapped
 
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason="no C compiler")

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends import eager, native, reference, symbolic
-from backends.eager_entries import MAPS
-from backends.eager_loops import LOOPS
+from backends.eager.entries import MAPS
+from backends.eager.loops import LOOPS
 from backends.native.spelling import FUNCTIONS as native_functions
 from lowering import adjoint_entries
 from lowering import program as p
 from lowering.adjoint import FLAT, RULES
 from lowering.build import Builder, program
 from lowering.program import Program
-from mixer_ir.functions import FUNCTIONS
+from mixer_ir.nodes.functions import FUNCTIONS
 from tests.programs import BOOLEAN, DRAWN, PRIMITIVE, Drawn, arrays, largest, mapped
 
 OPERATIONS = set(get_args(p.Op))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixer_ir import matrix as m
-from mixer_ir.expr import Cumulate, Delay, Index, Signal, Take, call, contract
-from mixer_ir.matrix import Apply
-from mixer_ir.oracle import entries, evaluate
-from mixer_ir.process import Process, Read, Recurrence, Run, State, Transition
+from mixer_ir.definition.oracle import entries, evaluate
+from mixer_ir.nodes import matrix as m
+from mixer_ir.nodes.expr import Cumulate, Delay, Index, Signal, Take, call, contract
+from mixer_ir.nodes.matrix import Apply
+from mixer_ir.nodes.process import Process, Read, Recurrence, Run, State, Transition
 
 B, T, H, K, V = 2, 6, 2, 3, 4
 AXES = {"q": "bthk", "k": "bthk", "v": "bthv", "g": "bth", "a": "bthk", "h": "t", "r": "bt", "d": "bt"}

@@ -9,7 +9,7 @@ import torch
 
 import catalog
 import mixer_ir as mx
-from mixer_ir import samples
+from mixer_ir.driver import samples
 from mixer_ir.errors import AxisError, MixerError, SignalError, StreamError
 
 ENDS = [0, 1, 4, 4, 9, 10, 10]

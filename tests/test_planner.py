@@ -14,8 +14,8 @@ from lowering.cost import Cost, cost, is_view, operation_cost
 from lowering.kinds import kind_of
 from lowering.planner import CHUNKS, Candidate, cheapest, plan
 from lowering.profile import CPU, on_curve, profile_of
-from mixer_ir.expr import Signal
-from mixer_ir.matrix import Apply, Fourier
+from mixer_ir.nodes.expr import Signal
+from mixer_ir.nodes.matrix import Apply, Fourier
 
 
 @mx.recurrence

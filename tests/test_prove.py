@@ -6,11 +6,11 @@ import pytest
 import sympy
 
 import mixer_ir as mx
-from mixer_ir.block_algebra import ONE, ZERO, Blocks, Polynomial, Symbol, identity, resolve
-from mixer_ir.exact import Ring
-from mixer_ir.homomorphism import Shape, claims
-from mixer_ir.monoids import convolution, joined, softmax
-from mixer_ir.prove import prove
+from mixer_ir.trust.block_algebra import ONE, ZERO, Blocks, Polynomial, Symbol, identity, resolve
+from mixer_ir.trust.exact import Ring
+from mixer_ir.trust.homomorphism import Shape, claims
+from mixer_ir.trust.monoids import convolution, joined, softmax
+from mixer_ir.trust.prove import prove
 
 
 @mx.recurrence

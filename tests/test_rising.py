@@ -23,7 +23,7 @@ from lowering.context import SignalType
 from lowering.lower import lower
 from lowering.planner import plan
 from lowering.profile import CPU
-from mixer_ir.explain import likely_kinds
+from mixer_ir.driver.explain import likely_kinds
 
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason="no C compiler")
 ROOT = Path(__file__).resolve().parent.parent

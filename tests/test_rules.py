@@ -10,10 +10,9 @@ import pytest
 import torch
 
 import mixer_ir as mx
-from mixer_ir.algebra import ONE
-from mixer_ir.canonical import Fired, Rewriter, canonicalise
-from mixer_ir.expr import Expr, Signal
-from mixer_ir.matrix import (
+from mixer_ir.definition.oracle import entries, evaluate
+from mixer_ir.nodes.expr import Expr, Signal
+from mixer_ir.nodes.matrix import (
     Apply,
     Band,
     Cauchy,
@@ -28,13 +27,14 @@ from mixer_ir.matrix import (
     Toeplitz,
     Vandermonde,
 )
-from mixer_ir.node import walk
-from mixer_ir.oracle import entries, evaluate
-from mixer_ir.process import Transition
-from mixer_ir.rules import RULES as MATRIX_RULES
-from mixer_ir.rules import SCORES
-from mixer_ir.rules_apply import RULES as APPLY_RULES
-from mixer_ir.rules_collect import RULES as COLLECT_RULES
+from mixer_ir.nodes.node import walk
+from mixer_ir.nodes.process import Transition
+from mixer_ir.rules.algebra import ONE
+from mixer_ir.rules.applied import RULES as APPLY_RULES
+from mixer_ir.rules.canonical import Fired, Rewriter, canonicalise
+from mixer_ir.rules.collected import RULES as COLLECT_RULES
+from mixer_ir.rules.products import RULES as MATRIX_RULES
+from mixer_ir.rules.products import SCORES
 
 SIZES = {"b": 2, "t": 5, "s": 5, "h": 2, "k": 3, "n": 2, "v": 2, "c": 4, "l": 3, "m": 2}
 COUNT = 2000

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from backends import reference
 from lowering.context import Choice, Lowered, SignalType
 from lowering.lower import lower
-from mixer_ir import expr as x
-from mixer_ir import matrix as m
-from mixer_ir import oracle
+from mixer_ir.definition import oracle
 from mixer_ir.errors import StreamError
-from mixer_ir.expr import TIME, Contract, Cumulate, Delay, Expr, Index, call
-from mixer_ir.matrix import Apply
-from mixer_ir.process import Process, Read, Recurrence, Run, State, Transition
+from mixer_ir.nodes import expr as x
+from mixer_ir.nodes import matrix as m
+from mixer_ir.nodes.expr import TIME, Contract, Cumulate, Delay, Expr, Index, call
+from mixer_ir.nodes.matrix import Apply
+from mixer_ir.nodes.process import Process, Read, Recurrence, Run, State, Transition
 from tests.test_matrix_forms import (
     CROSS,
     FORMS,

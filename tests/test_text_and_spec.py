@@ -11,11 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import mixer_ir as mx
-from mixer_ir.expr import Call, Expr, Literal, Reduce, Rename, Signal
-from mixer_ir.matrix import Matrix
-from mixer_ir.mixer import Mixer
-from mixer_ir.node import Node, walk
-from mixer_ir.spec import FIELDS, NODES
+from mixer_ir.language.mixer import Mixer
+from mixer_ir.language.spec import FIELDS, NODES
+from mixer_ir.nodes.expr import Call, Expr, Literal, Reduce, Rename, Signal
+from mixer_ir.nodes.matrix import Matrix
+from mixer_ir.nodes.node import Node, walk
 from tests.declared import ALL, cross, gated_delta, nested, quasiseparable
 
 # -------------------------------------------------------------------------------------------------- as mathematics

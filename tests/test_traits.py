@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import mixer_ir as mx
-from mixer_ir.canonical import gathered
-from mixer_ir.expr import Signal
-from mixer_ir.legal import FORMS, legal, refusal
-from mixer_ir.matrix import Diagonal, Flip, Matrix, Semiseparable, Sum
-from mixer_ir.oracle import entries, evaluate
-from mixer_ir.pieces import pieces
-from mixer_ir.reach import Reach, entries_reach
+from mixer_ir.definition.oracle import entries, evaluate
+from mixer_ir.nodes.expr import Signal
+from mixer_ir.nodes.matrix import Diagonal, Flip, Matrix, Semiseparable, Sum
+from mixer_ir.rules.canonical import gathered
+from mixer_ir.rules.legal import FORMS, legal, refusal
+from mixer_ir.rules.pieces import pieces
+from mixer_ir.rules.reach import Reach, entries_reach
 from tests.test_affine import AFFINE
 from tests.test_rules import Draw, values
 

@@ -24,9 +24,9 @@ from backends.triton.real import real
 from lowering.adjoint import adjoint
 from lowering.build import Builder, program
 from lowering.program import Program
-from mixer_ir import samples
+from mixer_ir.driver import samples
+from mixer_ir.driver.kernels import lowered
 from mixer_ir.errors import BackendError
-from mixer_ir.kernels import lowered
 from tests import fuzz, random_mixers
 from tests.programs import DRAWN, PRIMITIVE, Drawn, arrays, mapped
 

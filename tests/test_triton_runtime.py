@@ -24,7 +24,7 @@ from backends.triton.real import real
 from backends.triton.tile import Dim, counting, joined, quotient
 from lowering.build import Builder, program
 from lowering.program import Program
-from mixer_ir import samples
+from mixer_ir.driver import samples
 from mixer_ir.errors import BackendError
 from tests.test_graphs import compiled, operator
 
@@ -309,7 +309,7 @@ found = u.find_spec
 u.find_spec = lambda name, *a: None if name == "triton" else found(name, *a)
 sys.meta_path.insert(0, Hidden())
 import torch, catalog, mixer_ir as mx
-from mixer_ir import samples
+from mixer_ir.driver import samples
 m = catalog.get("gla").mixer
 print(mx.compile(m)(**samples.draw(m, samples.sizes_for(m, 4), seed=0)).shape)
 for what in (lambda: mx.compile(m, backend="triton"), lambda: mx.compile(m).kernels("sm_90", t=64)):

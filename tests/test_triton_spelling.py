@@ -28,7 +28,7 @@ from lowering.decay import Span
 from lowering.decay_region import products
 from lowering.program import Program
 from lowering.segment import Column, Row
-from mixer_ir.kernels import lowered
+from mixer_ir.driver.kernels import lowered
 from tests.programs import arrays
 
 

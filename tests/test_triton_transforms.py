@@ -19,8 +19,8 @@ from backends.triton.real import real
 from lowering import program as p
 from lowering.build import Builder, program
 from lowering.monarch import fourier
-from mixer_ir import samples
-from mixer_ir.kernels import lowered
+from mixer_ir.driver import samples
+from mixer_ir.driver.kernels import lowered
 
 GATED = catalog.get("hyena").mixers["hyena"]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import mixer_ir as mx
-from mixer_ir import samples
-from mixer_ir.expected import Expected, expected, gradients_of
-from mixer_ir.probe import probes
-from mixer_ir.verify import verify
+from mixer_ir.driver import samples
+from mixer_ir.trust.expected import Expected, expected, gradients_of
+from mixer_ir.trust.probe import probes
+from mixer_ir.trust.verify import verify
 
 QUICK = {"lengths": (1, 2, 7), "chunks": (1, 3)}
 
@@ -85,7 +85,7 @@ def test_zeros_and_late_results_would_not_pass(mixer, dtype):
 
 
 def test_a_tolerance_that_lets_zeros_pass_is_an_error(monkeypatch):
-    monkeypatch.setattr("mixer_ir.expected.ROUNDINGS", 1e18)
+    monkeypatch.setattr("mixer_ir.trust.expected.ROUNDINGS", 1e18)
     report = verify(convolved, lengths=(4,), dtypes=(torch.float64,), backends=("eager",))
     assert not report.ok
     assert any("zeros would pass" in row.note for row in report.rows)
@@ -111,7 +111,7 @@ def test_a_trait_that_is_claimed_and_false_is_seen(mixer, trait):
 
 
 def test_errors_while_running_are_rows_that_quote_them(monkeypatch):
-    from mixer_ir.compiled import CompiledMixer
+    from mixer_ir.driver.compiled import CompiledMixer
 
     def broken(*_: object, **__: object) -> None:
         raise mx.FormError("out of order")

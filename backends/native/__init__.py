@@ -25,7 +25,7 @@ from backends.results import precision_of, results
 from lowering import program as p
 from lowering.program import Program, Value
 from mixer_ir.errors import BackendError
-from mixer_ir.functions import Kind
+from mixer_ir.nodes.functions import Kind
 
 DTYPES: dict[torch.dtype, dict[Kind, torch.dtype]] = {
     torch.float32: {"bool": torch.bool, "int": torch.int64, "real": torch.float32, "complex": torch.complex64},

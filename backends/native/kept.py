@@ -85,7 +85,7 @@ def emitter() -> str:
         *HERE.iterdir(),
         root / "backends" / "uniform.py",
         *(root / "lowering").iterdir(),
-        root / "mixer_ir" / "functions.py",
+        root / "mixer_ir" / "nodes" / "functions.py",
     ]
     text = hashlib.sha256()
     for file in sorted(f for f in files if f.suffix in (".py", ".c", ".h")):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from backends.native.index import Index
-from mixer_ir.functions import Kind
+from mixer_ir.nodes.functions import Kind
 
 ALIGNED = 64
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from backends.native.index import Index, Variable
 from backends.native.spelling import TYPES
 from lowering.program import Value
-from mixer_ir.functions import Kind
+from mixer_ir.nodes.functions import Kind
 
 PARALLEL = 1 << 18
 """operations below which a nest is not shared out among threads"""

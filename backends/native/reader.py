@@ -13,7 +13,7 @@ from backends.native.nest import Nest, Term
 from backends.native.spelling import call, cast, literal
 from lowering import program as p
 from lowering.program import Value
-from mixer_ir.functions import Kind
+from mixer_ir.nodes.functions import Kind
 
 At: TypeAlias = Mapping[str, Index]
 

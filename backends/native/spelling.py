@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from mixer_ir.functions import Kind
+from mixer_ir.nodes.functions import Kind
 
 TYPES: dict[Kind, str] = {"bool": "uint8_t", "int": "int64_t", "real": "real", "complex": "cplx"}
 

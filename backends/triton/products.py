@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from backends.triton import tile as t
 from backends.triton.evaluate import Evaluator
 from backends.triton.tile import Dim, Tile
-from mixer_ir.functions import Kind
+from mixer_ir.nodes.functions import Kind
 
 LEAST = 16
 """the smallest side of a product on tensor cores"""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mixer_ir.functions import Kind
+from mixer_ir.nodes.functions import Kind
 
 ANYWHERE = 1 << 62
 

@@ -9,7 +9,7 @@ from math import prod
 
 from backends.triton.schedule import Line, Loop, names_in, pressure, reordered, scheduled
 from backends.triton.tile import Dim, Tile, joint
-from mixer_ir.functions import Kind
+from mixer_ir.nodes.functions import Kind
 
 WIDE = 112
 

@@ -1,0 +1,1 @@
+"""What every node means: the one evaluator by definition, on tensors and on symbols."""

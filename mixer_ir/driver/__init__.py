@@ -1,0 +1,1 @@
+"""What runs a mixer: binding sizes, choosing forms and backends, caching, streaming, explaining."""

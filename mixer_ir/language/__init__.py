@@ -1,0 +1,1 @@
+"""The words of the language: declaring mixers, matrices and signals, and their text form."""

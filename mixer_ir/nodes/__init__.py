@@ -1,0 +1,1 @@
+"""What a declaration is made of: expressions, matrices, processes, and how they read."""

@@ -1,0 +1,1 @@
+"""What shows that the forms are equal: verification by numbers, proof by algebra."""
