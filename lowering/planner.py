@@ -162,7 +162,7 @@ class Alone:
     def of(
         cls, piece: Piece, signals: Mapping[str, SignalType], sizes: Mapping[str, int], kinds: Mapping[Node, str]
     ) -> Alone:
-        types = {"_time": SignalType((TIME,), (sizes[TIME],), "real")}  # the length, if no part is over t
+        types = {"_sizes": SignalType(tuple(sizes), tuple(sizes.values()), "real")}  # of axes that no part may have
         names: dict[Expr, Signal] = {}
 
         def cut(node: Node) -> Node:

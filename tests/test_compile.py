@@ -259,3 +259,22 @@ def test_complex_signals():
     y = mx.compile(still)(**given)
     assert y.dtype == torch.complex128
     close(y, want(still, given))
+
+
+@mx.recurrence
+def kept(S: mx.State("n"), R: mx.State("n"), q: "b t h n", u: "t h"):
+    """states whose axis only the query has, one passing what it holds to the other"""
+    return S, S + 0.3 * u * R, q @ (S + 0.3 * u * R)
+
+
+@pytest.mark.parametrize("form", kept.forms())
+def test_a_state_may_have_an_axis_that_only_its_query_has(form: str) -> None:
+    u, q = torch.randn(3, 2), torch.randn(1, 3, 2, 4)
+    state = {"S": torch.randn(4), "R": torch.randn(2, 4)}
+    S, R, rows = state["S"], state["R"], []
+    for t in range(3):
+        R = S + 0.3 * u[t, :, None] * R
+        rows.append((q[:, t] * R).sum(-1))
+    f = mx.compile(kept, form=form)
+    assert torch.equal(f(u=u, q=q), torch.zeros(1, 3, 2))
+    torch.testing.assert_close(f(u=u, q=q, initial_state=state), torch.stack(rows, 1))
