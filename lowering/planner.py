@@ -74,14 +74,14 @@ def plan(
     form: str = "auto",
     chunk: int | None = None,
     price_all: bool = False,
-    past: int = 0,
+    past: int | None = None,
 ) -> Plan:
     """A form for every piece of `expr`.
 
     form       taken by every piece that has it; the others, and all with "auto", take their cheapest
     chunk      the chunk of every piece whose form has one; None: the cheapest
     price_all  price every legal form, even where there is nothing to choose (for `explain`)
-    past       how many columns the growing states hold that are handed in
+    past       where states are handed in: how many columns those hold that grow
     """
     return plans(expr, signals, (profile,), form=form, chunk=chunk, price_all=price_all, past=past)[0]
 
@@ -94,7 +94,7 @@ def plans(
     form: str = "auto",
     chunk: int | None = None,
     price_all: bool = False,
-    past: int = 0,
+    past: int | None = None,
 ) -> tuple[Plan, ...]:
     """A plan for each profile, as `plan` makes it; what several of them price is lowered once."""
     found = pieces(expr)
@@ -128,12 +128,12 @@ def cheapest(candidates: Sequence[Candidate], profile: Profile) -> Candidate:
     return min(candidates, key=lambda c: c.cost.held)
 
 
-def _lags(piece: Piece, sizes: Mapping[str, int], past: int) -> int:
+def _lags(piece: Piece, sizes: Mapping[str, int], past: int | None) -> int:
     """How many lags a convolution of this piece has."""
     match piece.node:
         case Apply(matrix=Toeplitz(lags=lags) | Resets(of=Toeplitz(lags=lags))) if lags != TIME:
             return sizes[lags]
-    return sizes[TIME] + past
+    return sizes[TIME] + (past or 0)
 
 
 def _choices(forms: Sequence[str], chunk: int | None, length: int, profile: Profile) -> list[Choice]:
@@ -191,21 +191,21 @@ class Alone:
                 return cls(run, run, dict(signals))
         raise AssertionError(f"a piece is a process, an application or a run, not {type(piece.node).__name__}")
 
-    def program(self, choice: Choice, past: int) -> Program:
+    def program(self, choice: Choice, past: int | None) -> Program:
         """The piece in one form, lowered once."""
         if choice not in self.programs:
             self.programs[choice] = self._lowered(choice, past)
         return self.programs[choice]
 
-    def _lowered(self, choice: Choice, past: int) -> Program:
+    def _lowered(self, choice: Choice, past: int | None) -> Program:
         made = lower(
             self.expr,
             returns=self.expr.axes,
             signals=self.signals,
             forms={self.node: choice},
-            initial=past > 0,
+            initial=past is not None,
             final=False,
-            past=past,
+            past=past or 0,
         )
         return made.program
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from lowering.grid import Grid, every
 from lowering.program import Value
@@ -118,13 +118,17 @@ def ahead(M: Matrix) -> Matrix | None:
         case m.Shift(of=of, by=by):
             return M if by < 0 else ahead(of)
         case m.Sum(terms=parts) | m.Product(factors=parts):
-            return next((a for a in map(ahead, parts) if a is not None), None)
+            return _first(map(ahead, parts))
         case m.Entrywise(fn="mul", args=args):
             found = [ahead(x) for x in args]
-            return None if None in found else found[0]
+            return _first(shaped_ahead(x) for x in args) if None in found else found[0]
         case m.Entrywise(fn=fn, args=args) if fn in (*ZERO_STAYS, "add", "sub", "min", "max"):
-            return next((a for a in map(ahead, args) if a is not None), None)
+            return _first(map(ahead, args))
     return M
+
+
+def _first(found: Iterable[Matrix | None]) -> Matrix | None:
+    return next((x for x in found if x is not None), None)
 
 
 def shaped_ahead(M: Matrix) -> Matrix | None:
@@ -136,8 +140,7 @@ def shaped_ahead(M: Matrix) -> Matrix | None:
             return M
         case m.Transpose() | m.Flip() if any(isinstance(x, m.Softmax | m.Normalize | m.Product) for x in walk(M)):
             return M
-    below = (shaped_ahead(x) for x in M.children() if isinstance(x, Matrix))
-    return next((x for x in below if x is not None), None)
+    return _first(shaped_ahead(x) for x in M.children() if isinstance(x, Matrix))
 
 
 def reach(M: Matrix, sizes: Mapping[str, int]) -> int | None:

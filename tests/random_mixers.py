@@ -95,7 +95,8 @@ class Declaration:
                 )
         for axis, n in self.sizes.items():
             for less in (1, n - 1) if n > 1 and axis not in self.bound else ():
-                yield replace(self, sizes={**self.sizes, axis: less, **({"m": less} if axis == "n" else {})})
+                follows = {"n": "m"} | ({} if self.cross else {"t": "s"})
+                yield replace(self, sizes={**self.sizes, axis: less, follows.get(axis, axis): less})
 
     @property
     def grid(self) -> bool:
@@ -104,8 +105,8 @@ class Declaration:
 
     @property
     def bound(self) -> set[str]:
-        """The axes whose sizes follow from others': m is as long as n, a grid has T places."""
-        return {"m", *("twxyz" if self.grid else "")}
+        """The axes whose sizes follow from others': m is as long as n, s as t, a grid has T places."""
+        return {"m", *("" if self.cross else "s"), *("twxyz" if self.grid else "")}
 
     @property
     def cross(self) -> bool:

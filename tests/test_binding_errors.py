@@ -258,3 +258,15 @@ def test_what_is_given_to_verify_prove_and_plot(s):
     refused(mx.SignalError, lambda: mx.verify(memory, signals={"w": s["q"]}), "memory has no signal 'w'")
     refused(mx.AxisError, lambda: mx.verify(memory, signals={"q": s["g"]}), "q has axes (b t h k)", "3 dimensions")
     refused(mx.OptionError, lambda: mx.plot(memory, length=0), "length = 0")
+
+
+@mx.mixer
+def given_whole(m: "b t s", v: "b t"):
+    return mx.causal(mx.dense(m)) @ v
+
+
+def test_a_matrix_has_as_many_columns_as_steps() -> None:
+    f = mx.compile(given_whole)
+    for call in (f, f.prefill):
+        with pytest.raises(mx.AxisError, match=r"v_t over t = 3, but m has s = 5 columns: give s = 3, or apply it"):
+            call(m=torch.randn(1, 3, 5), v=torch.randn(1, 3))

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mixer_ir as mx
 from backends import reference
 from lowering.context import Choice, Lowered, SignalType
 from lowering.lower import lower
@@ -184,3 +185,30 @@ def test_a_bounded_window_keeps_a_bounded_cache() -> None:
 def test_expressions_that_cannot_be_streamed_say_why(e: Expr, why: str) -> None:
     with pytest.raises(StreamError, match=why):
         lowered(e, data_of(e, 5), final=True)
+
+
+@mx.mixer
+def hidden_softmax(f: "b t", q: "b t k", k: "b t k", v: "b t"):
+    """zero after the diagonal, but a row's softmax is over all columns"""
+    return (mx.toeplitz(f) * mx.softmax(mx.lowrank(q, k))) @ v
+
+
+def test_a_product_with_what_looks_ahead_is_not_streamed() -> None:
+    s = {"f": torch.randn(1, 4), "q": torch.randn(1, 4, 2), "k": torch.randn(1, 4, 2), "v": torch.randn(1, 4)}
+    with pytest.raises(mx.StreamError, match="Softmax looks ahead"):
+        mx.compile(hidden_softmax).prefill(**s)
+
+
+@mx.mixer
+def beside_given_columns(f: "l", q: "b t k", k: "b t k", m: "b t s", v: "b t"):
+    return (mx.toeplitz(f, lags="l") + mx.softmax(mx.band(mx.lowrank(q, k) + mx.dense(m), 3))) @ v
+
+
+@pytest.mark.parametrize("form", beside_given_columns.forms())
+def test_forms_are_priced_with_the_states_that_are_handed_in(form: str) -> None:
+    s = {"f": torch.randn(2), "q": torch.randn(1, 7, 2), "k": torch.randn(1, 7, 2), "v": torch.randn(1, 7)}
+    m, f = torch.randn(1, 7, 7), mx.compile(beside_given_columns, form=form)
+    first, rest = ({n: x if n == "f" else x[:, at] for n, x in s.items()} for at in (slice(5), slice(5, None)))
+    y, state = f.prefill(**first, m=m[:, :5, :5])
+    z = f(**rest, m=m[:, 5:], initial_state=state)
+    torch.testing.assert_close(torch.cat([y, z], 1), f(**s, m=m))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mixer_ir.errors import AxisError, OptionError, SignalError
-from mixer_ir.nodes.expr import SOURCE, TIME, Axes, Rename
+from mixer_ir.nodes.expr import SOURCE, TIME, Axes, Rename, Signal
 from mixer_ir.nodes.functions import Kind
 from mixer_ir.nodes.matrix import Apply, Monarch
 from mixer_ir.nodes.node import Node, walk
@@ -197,6 +197,18 @@ def check_renames(mixer: str, root: Node, sizes: Mapping[str, int]) -> None:
             for part in walk(here.matrix):
                 if isinstance(part, Rename) and (part.old, part.new) == (TIME, SOURCE):
                     _same_size(mixer, part, sizes, "; for the position of the source write mx.index('s')")
+
+
+def check_columns(mixer: str, root: Node, sizes: Mapping[str, int]) -> None:
+    """A matrix that is given column by column has as many as the steps that it is applied to."""
+    for here in walk(root):
+        if isinstance(here, Apply) and TIME in here.of.axes and sizes.get(SOURCE, sizes[TIME]) != sizes[TIME]:
+            given = [n.name for n in walk(here.matrix) if isinstance(n, Signal) and SOURCE in n.axes]
+            if given:
+                raise AxisError(
+                    f"{mixer} applies a matrix to {formula(here.of)} over t = {sizes[TIME]}, but {given[0]} has "
+                    f"s = {sizes[SOURCE]} columns: give s = {sizes[TIME]}, or apply it to a value over s"
+                )
 
 
 def _same_places(mixer: str, M: Monarch, sizes: Mapping[str, int]) -> None:

@@ -19,6 +19,7 @@ from lowering.stream import StateType
 from mixer_ir.driver.binding import (
     Bound,
     bind,
+    check_columns,
     check_indices,
     check_renames,
     checked_options,
@@ -289,6 +290,7 @@ class CompiledMixer:
 
     def _matrix_program(self, M: Matrix, bound: Bound, declared: Mapping[str, Axes]) -> Executable:
         check_renames(self.mixer.name, self.mixer.body, bound.sizes)
+        check_columns(self.mixer.name, self.mixer.body, bound.sizes)
         lowered = lower_matrix(M, signals=types_of(bound, declared))
         run = runner(backend_on(self.backend, bound.device), lowered.program, bound.precision)
         return Executable("the matrix", Plan(()), lowered, run)
@@ -296,6 +298,8 @@ class CompiledMixer:
     def _executable(self, bound: Bound, initial: bool, leave: bool, past: int, room: int | None) -> Executable:
         signals, body = types_of(bound, self.mixer.signals), self.mixer.expr
         check_renames(self.mixer.name, self.mixer.body, bound.sizes)
+        if not initial:  # how many columns went before, states alone tell
+            check_columns(self.mixer.name, self.mixer.body, bound.sizes)
         if (what := unordered(body, {n: s.kind for n, s in signals.items()})) is not None:
             given = one_of([n for n, s in signals.items() if s.kind == "complex"])
             raise SignalError(f"{self.mixer.name} takes the {what} of complex numbers, which have no order: {given}")
@@ -303,7 +307,8 @@ class CompiledMixer:
         form = "recurrent" if one_step and self.form == "auto" else self.form
         backend = backend_on(self.backend, bound.device)
         profiles = profiles_of(backend, bound.device.type)
-        made = plans(body, signals, profiles, form=form, chunk=self.options.get("chunk"), past=past)
+        handed = past if initial else None
+        made = plans(body, signals, profiles, form=form, chunk=self.options.get("chunk"), past=handed)
 
         def lowered(choices: Mapping[Node, Choice]) -> Lowered:
             return lower(
