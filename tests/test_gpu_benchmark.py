@@ -108,7 +108,7 @@ def test_the_schedule_covers_all_that_is_asked_for() -> None:
     checked = {t.what for t in gpu.checks() if t.dtype == "float32"}
     assert checked == {f"{n}/{k}" for n in mx.catalog.list() for k in mx.catalog.get(n).mixers}
     keys = [t.key for t in (*gpu.checks(), *gpu.agreements(), *gpu.speeds())]
-    assert len(set(keys)) > 300
+    assert len(set(keys)) > 250
     shapes = {t.shape for t in gpu.speeds()}
     assert shapes == {*TABLE, *SWEEP} and max(s[1] for s in shapes) == 65536
     assert {t.what for t in gpu.speeds()} == set(CASES) and set(FIRST) <= set(CASES)

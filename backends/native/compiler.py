@@ -108,7 +108,14 @@ class Running:
         self.stopped = False
 
     def run(self, command: Sequence[str]) -> tuple[int, str]:
-        """(exit status, complaints)."""
+        """(exit status, complaints).
+
+        A Ctrl-C that is meant for Python also hits what was just born and has no session of its own yet: then again.
+        """
+        status, said = self._once(command)
+        return self._once(command) if status == -signal.SIGINT else (status, said)
+
+    def _once(self, command: Sequence[str]) -> tuple[int, str]:
         with self._lock:
             if self.stopped:
                 raise BackendError(ENDING)
