@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from backends import native
+from backends.disk import folder
 from backends.native import Types
-from backends.native.compiler import NoCompiler, folder
+from backends.native.compiler import KEPT, NoCompiler
 from backends.native.emission import emit
 from backends.native.jobs import BACKGROUND, Job
 from backends.native.kept import Record, find, keep, key_of
@@ -169,7 +170,7 @@ class Rising:
 
     def _look(self) -> None:
         """What was compiled before is taken at once, unless it was slower."""
-        if not folder().is_dir():
+        if not folder(KEPT).is_dir():
             return
         self._record = find(self._key())
         if self._record is None or self._record.seconds is None:

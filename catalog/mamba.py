@@ -54,12 +54,12 @@ class Mamba(MixerLayer):
         self.dt_proj.bias = nn.Parameter(step_bias(inner, dt_min, dt_max))
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
-        x, z = run.linear(self.in_proj, x).chunk(2, dim=-1)
+        x, z = self.in_proj(x).chunk(2, dim=-1)
         x = F.silu(self.conv1d(x, run))
-        dt, B, C = run.linear(self.x_proj, x).split(self.sizes, dim=-1)
-        dt = F.softplus(run.linear(self.dt_proj, dt))
+        dt, B, C = self.x_proj(x).split(self.sizes, dim=-1)
+        dt = F.softplus(self.dt_proj(dt))
         y = run(selective_scan, x=x, dt=dt, A=-torch.exp(self.A_log), B=B, C=C, D=self.D)
-        return run.linear(self.out_proj, y * F.silu(z))
+        return self.out_proj(y * F.silu(z))
 
 
 def mamba_model(d_model: int = 768, n_layer: int = 24, vocab: int = 50280, **layer: object) -> nn.Module:

@@ -10,18 +10,11 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 import mixer_ir as mx
-
-
-@mx.mixer
-def projection(x: "b t d", W: "e d") -> "b t e":
-    """y_t = W x_t"""
-    return W @ x
 
 
 @functools.cache
@@ -70,15 +63,6 @@ class Run:
             return y
         y, self.after[place] = f.step(self.before.get(place), **given)
         return y.unsqueeze(mixer.returns.index("t"))
-
-    def linear(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        """What a linear layer gives for x [batch, time, d_in]; on the native backend its product is that backend's."""
-        if self.backend != "native" or self.phase == "step" or x.dtype not in (torch.float32, torch.float64):
-            y: Tensor = layer(x)
-            return y
-        y = compiled(projection, self.backend)(x=x, W=layer.weight)
-        bias = cast("Tensor | None", layer.bias)
-        return y if bias is None else y + bias
 
     def state(self, length: int) -> LayerState:
         return LayerState(position=self.position + length, mixers=self.after)

@@ -102,7 +102,7 @@ def test_what_another_machine_or_another_emitter_made_is_left_alone(
 ) -> None:
     f, s = mx.compile(bent), signals()
     settled(f, lambda: f(**s))
-    monkeypatch.setattr(kept, change, lambda: "another")
+    monkeypatch.setattr(kept, change, lambda *_: "another")
     monkeypatch.setattr(rising, "LEAST", math.inf)
     again = mx.compile(bent)
     again(**s)

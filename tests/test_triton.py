@@ -234,14 +234,13 @@ def test_what_has_no_spelling_is_named() -> None:
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, as kernels are compiled where the interpreter is off."""
+    """A process of its own that sees no GPU, as kernels are compiled where the interpreter is off."""
     clean = {n: x for n, x in os.environ.items() if n != "TRITON_INTERPRET"}
+    clean |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=clean, check=False)
 
 
 def test_without_a_gpu_the_backend_says_so() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
     done = command("-c", "import catalog, mixer_ir as mx; mx.compile(catalog.get('gla').mixer, backend='triton')")
     assert "needs a GPU" in done.stderr
 

@@ -18,16 +18,17 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
+from backends.disk import UNFINISHED, clean, folder
 from mixer_ir.errors import BackendError
 
 HERE = Path(__file__).parent
-MAKING = ".making-"
+KEPT = "native"
+"""the folder of what is kept on disk"""
 NAMES = ("cc", "gcc", "clang")
 FLAGS = (
     "-O2",
@@ -66,7 +67,7 @@ class Compiler:
         """The library of a text, from the disk or made now."""
         facts = (source, _support(), self.version, *self.command, *self.flags, *extra, processor())
         name = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:32]
-        path = folder() / f"{name}.so"
+        path = folder(KEPT) / f"{name}.so"
         if not path.exists():
             self._make(source, extra, path)
         return path
@@ -74,8 +75,8 @@ class Compiler:
     def _make(self, source: str, extra: tuple[str, ...], path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(path.parent)
-            with tempfile.TemporaryDirectory(prefix=MAKING, dir=path.parent) as place:
+            clean(path.parent)
+            with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as place:
                 text, made = Path(place, "program.c"), Path(place, "program.so")
                 text.write_text(source, encoding="utf-8")
                 command = [*self.command, *self.flags, *extra, f"-I{HERE}", str(text), "-o", str(made), "-lm"]
@@ -160,21 +161,6 @@ def _end(process: subprocess.Popen[str]) -> None:
 RUNNING = Running()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=RUNNING.forget)
-
-
-def _sweep(place: Path) -> None:
-    """Away with what compilers left that were killed, a day ago or longer."""
-    for left in place.glob(f"{MAKING}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > 86_400:
-                shutil.rmtree(left)
-
-
-def folder() -> Path:
-    """MIXER_IR_CACHE; or mixer-ir in XDG_CACHE_HOME, or in ~/.cache."""
-    if own := os.environ.get("MIXER_IR_CACHE"):
-        return Path(own) / "native"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixer-ir" / "native"
 
 
 def installed() -> Compiler:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
 
-from backends.native.compiler import HERE, NoCompiler, folder, named, processor
+from backends.disk import emitter, folder, write
+from backends.native.compiler import KEPT, NoCompiler, named, processor
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Record:
     seconds: tuple[float, float] | None = None
 
     def beside(self, name: str) -> Path:
-        return folder() / name
+        return folder(KEPT) / name
 
 
 def key_of(program: str, types: object) -> str | None:
@@ -46,7 +44,15 @@ def key_of(program: str, types: object) -> str | None:
         return None
     if not compilers:
         return None
-    facts = (program, str(types), str(torch.get_num_threads()), torch.__version__, emitter(), processor(), *compilers)
+    facts = (
+        program,
+        str(types),
+        str(torch.get_num_threads()),
+        torch.__version__,
+        emitter(KEPT),
+        processor(),
+        *compilers,
+    )
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:32]
 
 
@@ -55,7 +61,7 @@ def find(key: str | None) -> Record | None:
     if key is None:
         return None
     try:
-        told = json.loads((folder() / f"{key}.json").read_text(encoding="utf-8"))
+        told = json.loads((folder(KEPT) / f"{key}.json").read_text(encoding="utf-8"))
         seconds = told["seconds"]
         made = Record(
             str(told["library"]),
@@ -70,24 +76,5 @@ def find(key: str | None) -> Record | None:
 
 
 def keep(key: str, record: Record) -> None:
-    """Writes a record under another name and renames it when it is whole. OSError where the folder takes nothing."""
-    handle, path = tempfile.mkstemp(prefix=".record-", dir=folder())
-    with open(handle, "w", encoding="utf-8") as file:
-        json.dump(asdict(record), file)
-    os.replace(path, folder() / f"{key}.json")
-
-
-@cache
-def emitter() -> str:
-    """The code by which programs become text: a change of it makes all of them anew."""
-    root = HERE.parent.parent
-    files = [
-        *HERE.iterdir(),
-        root / "backends" / "uniform.py",
-        *(root / "lowering").iterdir(),
-        root / "mixer_ir" / "nodes" / "functions.py",
-    ]
-    text = hashlib.sha256()
-    for file in sorted(f for f in files if f.suffix in (".py", ".c", ".h")):
-        text.update(file.read_bytes())
-    return text.hexdigest()
+    """Writes a record. OSError where the folder takes nothing."""
+    write(folder(KEPT) / f"{key}.json", json.dumps(asdict(record)).encode())

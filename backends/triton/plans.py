@@ -1,7 +1,6 @@
 """Plans that were made: in memory for this process, on disk for the next one.
 
-A plan is kept under the digest of its program with the setting, the emitter's own text, Triton's version and the
-device.
+A plan is kept under the digest of its program with the setting, the emitter's code, Triton's version and the device.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ from dataclasses import fields
 from functools import cache
 from hashlib import sha256
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from backends.disk import Store
+from backends.disk import Store, emitter
 from backends.triton.kernel import Setting
 from backends.triton.partition import Plan, plan
 from lowering.digest import digest
@@ -53,14 +51,7 @@ def planned(program: Program, setting: Setting, target: str) -> Plan:
 
 def key_of(*parts: str) -> str:
     """What is kept hangs on these, on the emitter and on Triton."""
-    return sha256(json.dumps([*parts, emitter(), version()]).encode()).hexdigest()
-
-
-@cache
-def emitter() -> str:
-    """The digest of this package: any change of it makes all plans anew."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return sha256(b"\0".join(f.read_bytes() for f in files)).hexdigest()
+    return sha256(json.dumps([*parts, emitter("triton"), version()]).encode()).hexdigest()
 
 
 @cache
