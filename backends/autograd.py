@@ -36,6 +36,17 @@ class Derived(Protocol):
         ...
 
 
+@runtime_checkable
+class Straight(Protocol):
+    """A prepared program that may take its inputs in order, with nothing checked."""
+
+    def __call__(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+
+    def straight(self, dtypes: tuple[torch.dtype, ...]) -> Callable[[Sequence[Tensor]], list[Tensor]] | None:
+        """What takes tensors of the planned shapes and these dtypes; None while there is none."""
+        ...
+
+
 class Differentiable:
     """A prepared program that autograd can follow; its adjoints are derived when a backward pass first asks for them.
 
@@ -90,12 +101,19 @@ class Differentiable:
         made = self._run(dict(zip(self.program.input_names, inputs, strict=True)))
         return [made[n].to(dtype) for n, dtype in zip(self.program.names, self.dtypes(inputs), strict=True)]
 
+    def straight(self, dtypes: tuple[torch.dtype, ...]) -> Callable[[Sequence[Tensor]], list[Tensor]] | None:
+        """What takes plain tensors in order, of the planned shapes and these dtypes; None where there is no such thing.
+
+        Nobody follows what it does, and results come in the dtypes that it gives them.
+        """
+        return self._run.straight(dtypes) if isinstance(self._run, Straight) else None
+
     def dtypes(self, inputs: Sequence[Tensor]) -> list[torch.dtype]:
         """In which the results come."""
         key = tuple(x.dtype for x in inputs)
         if key not in self._results:
             self._results[key] = results(self.program, key, self._alone or torch.get_default_dtype())
-        return self._results[key]
+        return list(self._results[key])
 
     def back(self, wrt: tuple[str, ...], outputs: tuple[str, ...]) -> Differentiable:
         """The adjoint for these inputs and results."""

@@ -10,28 +10,37 @@ from mixer_ir.errors import BackendError
 
 Array: TypeAlias = Any
 Call: TypeAlias = Callable[..., Array]
-Run: TypeAlias = Callable[[Sequence[Array]], list[Array]]
+Run: TypeAlias = Callable[..., list[Array]]
+"""from the arrays of the inputs, and perhaps those that results are written into, to the results"""
 Spelling: TypeAlias = Callable[[Value], Call]
 
 
-def plan(program: Program, spell: Spelling, known: Mapping[Value, Array] | None = None) -> Run:
+def plan(
+    program: Program,
+    spell: Spelling,
+    known: Mapping[Value, Array] | None = None,
+    into: Mapping[Value, Value | int] | None = None,
+) -> Run:
     """A function from the arrays of `program.inputs`, in order, to those of `program.outputs`.
 
     spell   gives for a value the function that computes it from the arrays of its arguments
     known   values that are computed already: the same in every call
+    into    what some values are written into, handed to their functions after the arguments: another value's array,
+            or that place among those given with the call
 
     It is written as straight Python, one line a value, since a loop over steps costs as much as a small operation.
     """
-    known = known or {}
+    known, into = known or {}, into or {}
     order = _picked_at_once([v for v in program.order if v not in known and not isinstance(v.op, Input)])
     name = {v: f"v{i}" for i, v in enumerate(dict.fromkeys((*program.inputs, *known, *order)))}
     last: dict[Value, int] = {a: i for i, v in enumerate(order) for a in v.args}
     kept = {*program.outputs, *known}
     names: dict[str, Any] = {name[v]: x for v, x in known.items()}
-    lines = [f"def run(inputs):\n [{', '.join(name[v] for v in program.inputs)}] = inputs"]
+    lines = [f"def run(inputs, places=()):\n [{', '.join(name[v] for v in program.inputs)}] = inputs"]
     for i, v in enumerate(order):
         names[f"f{i}"] = spell(v)
-        lines.append(f" {name[v]} = f{i}({', '.join(name[a] for a in v.args)})")
+        written = [f"places[{x}]" if isinstance(x, int) else name[x] for x in (into.get(v),) if x is not None]
+        lines.append(f" {name[v]} = f{i}({', '.join([*(name[a] for a in v.args), *written])})")
         if dead := [name[a] for a in dict.fromkeys(v.args) if last[a] == i and a not in kept]:
             lines.append(f" del {', '.join(dead)}")
     lines.append(f" return [{', '.join(name[v] for v in program.outputs)}]")

@@ -75,18 +75,9 @@ class Rise:
         self.made: list[Rising] = [] if of is None else of[0].made
         """what was prepared, adjoints included"""
 
-    def __call__(self, program: Program) -> Run:
+    def __call__(self, program: Program) -> ByDtypes:
         """The program, which rises by itself for each combination of dtypes that it is called with."""
-        rising: dict[tuple[torch.dtype, ...], Rising] = {}
-
-        def call(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            dtypes = tuple(arrays[n].dtype for n in program.input_names)
-            if dtypes not in rising:
-                rising[dtypes] = Rising(self, program, dict(zip(program.input_names, dtypes, strict=True)))
-                self.made.append(rising[dtypes])
-            return rising[dtypes](arrays)
-
-        return call
+        return ByDtypes(self, program)
 
     def back(self, wrt: tuple[str, ...], outputs: tuple[str, ...]) -> Rise:
         """The way of the adjoint for these inputs and results."""
@@ -112,6 +103,28 @@ class Rise:
         return "the program" if self._of is None else self._of[1]
 
 
+class ByDtypes:
+    """A program with what has become of it for each combination of dtypes."""
+
+    def __init__(self, way: Rise, program: Program) -> None:
+        self._way, self._program = way, program
+        self._rising: dict[tuple[torch.dtype, ...], Rising] = {}
+
+    def __call__(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self._of(tuple(arrays[n].dtype for n in self._program.input_names))(arrays)
+
+    def straight(self, dtypes: tuple[torch.dtype, ...]) -> native.Run | None:
+        """The library, once it has proved itself."""
+        return self._of(dtypes).library
+
+    def _of(self, dtypes: tuple[torch.dtype, ...]) -> Rising:
+        if dtypes not in self._rising:
+            here = Rising(self._way, self._program, dict(zip(self._program.input_names, dtypes, strict=True)))
+            self._rising[dtypes] = here
+            self._way.made.append(here)
+        return self._rising[dtypes]
+
+
 class Rising:
     """A program for inputs of some dtypes, with what has become of it: `stage`, and `why`."""
 
@@ -127,9 +140,17 @@ class Rising:
         self._record: Record | None = None
         self._trials = 0
         self._compiled: Run | None = None
+        self._library: native.Run | None = None
         self._look()
 
     # ------------------------------------------------------------------ calling
+
+    @property
+    def library(self) -> native.Run | None:
+        """What takes the inputs in the order of the program that was compiled, where that is the order of its own."""
+        if self.stage != "compiled" or self._way.compiled.input_names != self._first.input_names:
+            return None
+        return self._library
 
     def __call__(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self.stage == "stays" or not self._plain(arrays):
@@ -229,7 +250,7 @@ class Rising:
                 check_shape(v, x.shape)
             return dict(zip(program.names, run(inputs), strict=True))
 
-        self._record, self._compiled = record, compiled
+        self._record, self._compiled, self._library = record, compiled, run
         self._settle("on trial", f"its first {TRIALS} calls decide")
         return True
 

@@ -23,14 +23,20 @@ S: TypeAlias = Any
 """the module sympy, opened when a program is prepared"""
 
 
-def prepare(program: Program) -> Callable[[Mapping[str, Any]], dict[str, Array]]:
-    """A function from arrays of SymPy expressions (or numbers) by input name to arrays by output name."""
-    import sympy
+def prepare(program: Program, algebra: S = None) -> Callable[[Mapping[str, Any]], dict[str, Array]]:
+    """A function from arrays of SymPy expressions (or numbers) by input name to arrays by output name.
 
-    run = plan(uniform(program), lambda v: spell(v, sympy))
+    algebra   what computes with formulas instead of SymPy, if anything: an object with SymPy's functions
+    """
+    s = algebra
+    if s is None:
+        import sympy
+
+        s = sympy
+    run = plan(uniform(program), lambda v: spell(v, s))
 
     def call(arrays: Mapping[str, Any]) -> dict[str, Array]:
-        inputs = [each(lambda x: number(sympy, x), np.asarray(x, dtype=object)) for x in given(program, arrays)]
+        inputs = [each(lambda x: number(s, x), np.asarray(x, dtype=object)) for x in given(program, arrays)]
         for v, x in zip(program.inputs, inputs, strict=True):
             check_shape(v, x.shape)
         return {n: np.asarray(x, dtype=object) for n, x in zip(program.names, run(inputs), strict=True)}

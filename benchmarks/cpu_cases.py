@@ -54,6 +54,11 @@ def first(shape: Shape) -> Tensor:
     return torch.arange(shape[1]).expand(shape) == 0
 
 
+def harmonics(shape: Shape) -> Tensor:
+    """The poles −1 … −n that a diagonal state space model begins with, the same for every channel."""
+    return -torch.arange(1.0, shape[-1] + 1).expand(shape).clone()
+
+
 def filters(shape: Shape) -> Tensor:
     """Lags by channels, dying away over the sequence."""
     return torch.randn(shape) * torch.exp(-4 * torch.linspace(0, 1, shape[0]))[:, None] / shape[0] ** 0.5
@@ -138,6 +143,8 @@ def codes(shape: Shape) -> Tensor:
     return torch.randint(256, shape)
 
 
+SCAN: dict[str, Law] = {"A": harmonics, "D": torch.ones}
+
 CASES = (
     Case("linear_attention", "linear attention", HEADS, form="chunked"),
     Case(
@@ -162,7 +169,7 @@ CASES = (
     Case("gated_deltanet", "delta rules", HEADS, form="chunked"),
     Case("kda", "delta rules", HEADS, form="chunked"),
     Case("rwkv7", "delta rules", HEADS, form="chunked"),
-    Case("mamba", "state spaces", {"b": 1, "d": 1536, "n": 16}, layer={"d_model": 768}),
+    Case("mamba", "state spaces", {"b": 1, "d": 1536, "n": 16}, laws=SCAN),
     Case("rg_lru", "state spaces", {"b": 1, "d": 1024}, layer={"d_model": 1024, "blocks": 8}, laws={"r": unit}),
     Case("s4", "state spaces", CHANNELS, layer={"d_model": 256}),
     Case("s4d", "state spaces", CHANNELS, layer={"d_model": 256}),
@@ -187,6 +194,6 @@ WIDE = tuple(
 LONG = (
     Case("gla", "a million steps", {**HEADS, "h": 2}),
     Case("gated_deltanet", "a million steps", {**HEADS, "h": 2}),
-    Case("mamba", "a million steps", {"b": 1, "d": 128, "n": 16}, layer={"d_model": 64}),
+    Case("mamba", "a million steps", {"b": 1, "d": 128, "n": 16}, laws=SCAN),
 )
 """narrow ones, whose signals fit in memory at T = 1,048,576"""

@@ -32,8 +32,8 @@ class Results:
                 return dict(r)
         return None
 
-    def ratio(self, mixer: str, t: int, work: str, theirs: str, ours: str = "native") -> float | None:
-        """How many times as long as ours another contender takes."""
+    def ratio(self, mixer: str, t: int, work: str, theirs: str, ours: str = "auto") -> float | None:
+        """How many times as long as ours another contender takes; ours is what a user gets who asks for no backend."""
         a, b = self.row(mixer, t, work, ours), self.row(mixer, t, work, theirs)
         return b["seconds"] / a["seconds"] if a and b else None
 

@@ -20,6 +20,7 @@ from benchmarks.cpu_mixers import DECODING, FORWARD, OURS, TRAINING, Row
 from benchmarks.limits import Work, size
 from benchmarks.measure import race
 from benchmarks.settling import settle
+from catalog.linear import Linear
 from catalog.streaming import MixerLayer
 
 FAMILY = "layers and a model"
@@ -128,8 +129,8 @@ def here() -> list[str]:
 
 
 def on(module: nn.Module, backend: str, call: Callable[..., Any] | None = None) -> Callable[..., Any]:
-    """A module as a function, its mixers on a backend."""
-    layers = [m for m in module.modules() if isinstance(m, MixerLayer)]
+    """A module as a function, its mixers and linear maps on a backend."""
+    layers = [m for m in module.modules() if isinstance(m, MixerLayer | Linear)]
 
     def run(*args: Any, **named: Any) -> Any:
         for m in layers:

@@ -1,28 +1,28 @@
 """The static table of generated kernels: `python -m benchmarks.kernels [--target sm_90] [--quick | --full] [NAME …]`.
 
 Compiles every mixer of the catalog, forward and backward, at B = 8, T = 4096, H = 16 and heads of 64 and of 128, bf16,
-for a device that need not be here, and with heads of 64 (--full: of both) for the other targets, to see that they
-compile. It writes
+for a device that need not be here; then with heads of 64 (--full: of both) for the other targets. It writes
 results/static-<target>.md: launches and bytes beside those of flash-linear-attention for the same mixer, registers,
 spills, shared memory, tensor-core instructions, occupancy, predicted time, and which demand a mixer fails. Nothing is
-run. What was compiled before comes from disk; a kernel that takes longer than --limit seconds fails.
+run. Plans and what was compiled come from disk where they are known, so that a run which was broken off, or which
+--seconds ended, goes on where it was; the table says what it covers. A kernel that takes longer than --limit seconds
+counts as not compiled.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import triton
 
 import catalog
-from backends.triton.compilers import figures
 from backends.triton.devices import DEVICES
-from backends.triton.static import BEST, HEAD, Compiled, Kernels
+from backends.triton.static import BEST, HEAD, Compiled, Kernels, Planned
 from mixer_ir.driver.kernels import planned
 from mixer_ir.errors import MixerError
 from mixer_ir.language.mixer import Mixer
@@ -54,14 +54,26 @@ LARGE = 1e6
 """operations of a program's products from which they are to be on the device's own instruction"""
 
 
-@dataclass(frozen=True)
+def misses(made: Kernels) -> Iterator[str]:
+    """The demands on every device that a mixer's kernels fail."""
+    device = DEVICES[made.target]
+    kernels = (*made.forward, *made.backward)
+    if made.failed:
+        yield f"{len(made.failed)} not compiled"
+    if spilling := sum(bool(c.spills or c.stack) for c in kernels):
+        yield f"{spilling} spill"
+    if any(c.shared > device.block_shared for c in kernels):
+        yield "shared memory"
+
+
+@dataclass
 class Row:
-    """One mixer at one width: its kernels on the target, and which other targets compile it."""
+    """One mixer at one width: its kernels on the target, and on others as far as they were compiled."""
 
     name: str
     width: int
     made: Kernels
-    others: dict[str, tuple[str, ...]]
+    others: dict[str, Kernels] = field(default_factory=dict)
 
     @property
     def kernels(self) -> tuple[Compiled, ...]:
@@ -82,13 +94,8 @@ class Row:
 
     def misses(self) -> Iterator[str]:
         """The demands that it fails."""
-        device, best = DEVICES[self.made.target], BEST[self.made.target]
-        if self.made.failed:
-            yield f"{len(self.made.failed)} not compiled"
-        if spilling := sum(bool(c.spills or c.stack) for c in self.kernels):
-            yield f"{spilling} spill"
-        if any(c.shared > device.block_shared for c in self.kernels):
-            yield "shared memory"
+        best = BEST[self.made.target]
+        yield from misses(self.made)
         each = [sum(c.work.products.values()) / c.kernel.programs for c in self.kernels]
         if slow := sum(n > LARGE and best not in c.tensor for n, c in zip(each, self.kernels, strict=True)):
             yield f"{slow} without {best}"
@@ -97,7 +104,7 @@ class Row:
                 yield "launches"
             if self.width == 128 and any(x > SHARE * y for x, y in zip(self.passed, fla[2:], strict=True)):
                 yield "bytes"
-        yield from (target for target, failed in self.others.items() if failed)
+        yield from (f"{target}: {x}" for target, made in self.others.items() for x in misses(made))
 
     def cells(self) -> list[str]:
         fla = FLA.get(self.name)
@@ -113,7 +120,7 @@ class Row:
             f"{max((c.shared for c in self.kernels), default=0) / 1024:.0f}",
             str(sum(c.tensor.get(BEST[self.made.target], 0) for c in self.kernels)),
             f"{sum(c.seconds * c.times for c in self.kernels) * 1e3:.2f}",
-            " ".join(t for t, failed in self.others.items() if not failed) or "-",
+            " ".join(t for t, made in self.others.items() if not any(misses(made))) or "-",
             ", ".join(self.misses()) or "-",
         ]
 
@@ -134,23 +141,27 @@ def form_of(entry: str, mixer: Mixer) -> str:
     return next((f for f in wanted if f in mixer.forms()), "auto")
 
 
-def rows(entry: str, target: str, others: dict[int, list[str]], limit: float) -> Iterator[Row | str]:
-    """The rows of an entry's mixers, all their kernels compiled side by side; or why there is none.
+@dataclass
+class Case:
+    """A mixer at one width in the form that it takes, planned once for all targets."""
 
-    others   the further targets by width
-    """
-    for name, mixer in catalog.get(entry).mixers.items():
-        form = form_of(entry, mixer)
-        made = []
-        for width in WIDTHS:
-            try:
-                made.append((width, *planned(mixer, form, CHUNK, sizes(mixer, width))))
-            except MixerError as error:
-                yield f"{name}, heads of {width}, {form}: {error}"
-        figures([*chain(*(p.tasks(t) for w, _, p in made for t in (target, *others[w])))], limit=limit)
-        for width, title, p in made:
-            found = {t: p.compiled(title, t, strict=False, limit=limit) for t in (target, *others[width])}
-            yield Row(name, width, found[target], {t: found[t].failed for t in others[width]})
+    name: str
+    width: int
+    form: str
+    mixer: Mixer
+
+    @cached_property
+    def planned(self) -> tuple[str, Planned]:
+        return planned(self.mixer, self.form, CHUNK, sizes(self.mixer, self.width))
+
+    def compiled(self, target: str, limit: float) -> Kernels:
+        title, of = self.planned
+        return of.compiled(title, target, strict=False, limit=limit)
+
+
+def cases(names: Sequence[str]) -> list[Case]:
+    mixers = [(entry, *x) for entry in names for x in catalog.get(entry).mixers.items()]
+    return [Case(name, width, form_of(entry, mixer), mixer) for entry, name, mixer in mixers for width in WIDTHS]
 
 
 def detail(row: Row) -> str:
@@ -158,13 +169,21 @@ def detail(row: Row) -> str:
     table = [["pass", *HEAD], ["---"] * (len(HEAD) + 1)]
     table += [["forward", *c.row()] for c in row.made.forward] + [["backward", *c.row()] for c in row.made.backward]
     lines = ["| " + " | ".join(cells) + " |" for cells in table]
-    failed = [f"- {x.splitlines()[0]}" for x in (*row.made.failed, *chain(*row.others.values()))]
+    every = (row.made, *row.others.values())
+    failed = [f"- {x.splitlines()[0]}" for made in every for x in made.failed]
     form = row.made.title.splitlines()[-1]
     return "\n".join([f"### {row.name}, heads of {row.width}", "", form, "", *lines, "", *failed, ""])
 
 
-def page(target: str, found: list[Row], refused: list[str]) -> str:
-    """The whole file."""
+def coverage(target: str, found: list[Row], wanted: int) -> str:
+    """What was compiled for which device."""
+    others = {t: sum(t in r.others for r in found) for t in DEVICES if t != target}
+    each = [f"{target} {len(found)}", *(f"{t} {n}" for t, n in others.items())]
+    return f"Of {wanted} rows (a mixer of the catalog at one head size) are compiled here: {', '.join(each)}."
+
+
+def page(target: str, found: list[Row], refused: list[str], wanted: int) -> str:
+    """The whole file. `wanted`: rows of the whole catalog."""
     device = DEVICES[target]
     head = [
         f"# Generated kernels compiled for {target} ({device.name})",
@@ -176,11 +195,14 @@ def page(target: str, found: list[Row], refused: list[str]) -> str:
         "to kernels, each once a kernel. Spilled: bytes, each instruction once. ms: predicted, both passes. 'fails':",
         f"spills or stack, shared memory over {device.block_shared // 1024} KB, products of more than",
         f"{LARGE / 1e6:.0f} Mflop a program without {BEST[target]}, more launches than theirs, more than {SHARE:.0%}",
-        "of their bytes, a target that does not compile it.",
+        "of their bytes; on the other targets spills, stack, shared memory over theirs, or what does not compile. A",
+        "target is named under 'also fits' where none of these is.",
+        "",
+        coverage(target, found, wanted),
         "",
     ]
     columns = ["mixer", "D", "launches", "GB forward", "GB both", "spilled B", "registers", "shared KB", BEST[target]]
-    table = [[*columns, "ms", "also compiles for", "fails"], ["---"] * (len(columns) + 3), *(r.cells() for r in found)]
+    table = [[*columns, "ms", "also fits", "fails"], ["---"] * (len(columns) + 3), *(r.cells() for r in found)]
     lines = ["| " + " | ".join(cells) + " |" for cells in table]
     failing = sum(any(True for _ in r.misses()) for r in found)
     verdict = f"{len(found)} rows, {failing} fail a demand."
@@ -195,25 +217,37 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)}, and no other target")
     parser.add_argument("--full", action="store_true", help="the other targets with heads of 128 too")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds for one kernel (default 120)")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="what is not begun by then is left out")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
     arguments = parser.parse_args()
     names = arguments.names or (QUICK if arguments.quick else catalog.list())
     rest = [] if arguments.quick else [t for t in DEVICES if t != arguments.target]
-    others = {width: rest if arguments.full or width == WIDTHS[0] else [] for width in WIDTHS}
     path = arguments.out / f"static-{arguments.target}.md"
-    found: list[Row] = []
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    wanted = len(cases(catalog.list()))
+    found: dict[tuple[str, int], Row] = {}
     refused: list[str] = []
     began = time.monotonic()
-    for name in names:
-        for row in rows(name, arguments.target, others, arguments.limit):
-            if isinstance(row, str):
-                refused.append(row)
-                print(row, flush=True)
+    todo = cases(names)
+    for target in (arguments.target, *rest):
+        for case in todo:
+            key, own = (case.name, case.width), target == arguments.target
+            if (not own and key not in found) or not (own or arguments.full or case.width == WIDTHS[0]):
                 continue
-            found.append(row)
-            print(f"{time.monotonic() - began:5.0f} s  " + "  ".join(row.cells()), flush=True)
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        path.write_text(page(arguments.target, found, refused), encoding="utf-8")
+            if time.monotonic() - began > arguments.seconds:
+                break
+            try:
+                made = case.compiled(target, arguments.limit)
+            except MixerError as error:
+                refused.append(f"{case.name}, heads of {case.width}, {case.form}, {target}: {error}")
+                print(refused[-1], flush=True)
+                continue
+            if own:
+                found[key] = Row(case.name, case.width, made)
+            else:
+                found[key].others[target] = made
+            print(f"{time.monotonic() - began:5.0f} s  {target}  " + "  ".join(found[key].cells()), flush=True)
+            path.write_text(page(arguments.target, [*found.values()], refused, wanted), encoding="utf-8")
     print(f"wrote {path}")
 
 

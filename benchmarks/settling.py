@@ -13,7 +13,8 @@ from backends.native.jobs import BACKGROUND
 def settle(run: Callable[[], object]) -> None:
     """Runs it until its programs have been compiled, tried, and taken or not; the decision is auto's own."""
     with impatient():
-        run()
+        for _ in range(rising.TRIALS):  # the first one of operators is slow
+            run()
         last = BACKGROUND.ask(lambda: None)
         while not last.done:
             time.sleep(0.005)

@@ -69,6 +69,6 @@ def get(name: str) -> Entry:
     """The entry of that name; an OptionError names the nearest one where there is none."""
     if name in ENTRIES:
         return ENTRIES[name]
-    near = difflib.get_close_matches(name, ENTRIES, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name).lower(), ENTRIES, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(ENTRIES)}"
     raise mx.OptionError(f"the catalog has no mixer {name!r}; {hint}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
+from catalog.linear import Linear
 from catalog.model import language_model
 from catalog.parts import ShortConvolution, heads, l2norm, share
 from catalog.streaming import MixerLayer, Run
@@ -27,22 +27,22 @@ class DeltaNet(MixerLayer):
     def __init__(self, d_model: int, *, n_head: int = 16, d_conv: int = 4, norm_eps: float = 1e-5) -> None:
         super().__init__(d_model)
         self.n_head = n_head
-        self.q_proj = nn.Linear(d_model, d_model, bias=False)
-        self.k_proj = nn.Linear(d_model, d_model, bias=False)
-        self.v_proj = nn.Linear(d_model, d_model, bias=False)
-        self.b_proj = nn.Linear(d_model, n_head, bias=False)
-        self.q_conv1d = ShortConvolution(d_model, d_conv, name="q_conv1d", bias=False)
-        self.k_conv1d = ShortConvolution(d_model, d_conv, name="k_conv1d", bias=False)
-        self.v_conv1d = ShortConvolution(d_model, d_conv, name="v_conv1d", bias=False)
+        self.q_proj = Linear(d_model, d_model, bias=False)
+        self.k_proj = Linear(d_model, d_model, bias=False)
+        self.v_proj = Linear(d_model, d_model, bias=False)
+        self.b_proj = Linear(d_model, n_head, bias=False)
+        self.q_conv1d = ShortConvolution(d_model, d_conv, name="q_conv1d", bias=False, silu=True)
+        self.k_conv1d = ShortConvolution(d_model, d_conv, name="k_conv1d", bias=False, silu=True)
+        self.v_conv1d = ShortConvolution(d_model, d_conv, name="v_conv1d", bias=False, silu=True)
         size = share(d_model, n_head, "d_model among n_head")
         self.o_norm = nn.RMSNorm(size, eps=norm_eps)
-        self.o_proj = nn.Linear(d_model, d_model, bias=False)
+        self.o_proj = Linear(d_model, d_model, bias=False)
         self.scale = size**-0.5
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
-        q = l2norm(heads(F.silu(self.q_conv1d(self.q_proj(x), run)), self.n_head)) * self.scale
-        k = l2norm(heads(F.silu(self.k_conv1d(self.k_proj(x), run)), self.n_head))
-        v = heads(F.silu(self.v_conv1d(self.v_proj(x), run)), self.n_head)
+        q = l2norm(heads(self.q_conv1d(self.q_proj(x), run), self.n_head)) * self.scale
+        k = l2norm(heads(self.k_conv1d(self.k_proj(x), run), self.n_head))
+        v = heads(self.v_conv1d(self.v_proj(x), run), self.n_head)
         y = run(delta_rule, q=q, k=k, v=v, beta=self.b_proj(x).sigmoid())
         return self.o_proj(self.o_norm(y).flatten(2))
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
+from catalog.linear import Linear
 from catalog.model import language_model
 from catalog.parts import GatedRMSNorm, ShortConvolution, heads, l2norm, share, step_bias
 from catalog.streaming import MixerLayer, Run
@@ -44,25 +45,25 @@ class GatedDeltaNet(MixerLayer):
         self.serves = share(self.value_heads, n_head, "n_value_head among n_head")
         keys, size = n_head * head_dim, int(head_dim * expand_v)
         values = self.value_heads * size
-        self.q_proj = nn.Linear(d_model, keys, bias=False)
-        self.k_proj = nn.Linear(d_model, keys, bias=False)
-        self.v_proj = nn.Linear(d_model, values, bias=False)
-        self.a_proj = nn.Linear(d_model, self.value_heads, bias=False)
-        self.b_proj = nn.Linear(d_model, self.value_heads, bias=False)
-        self.g_proj = nn.Linear(d_model, values, bias=False)
+        self.q_proj = Linear(d_model, keys, bias=False)
+        self.k_proj = Linear(d_model, keys, bias=False)
+        self.v_proj = Linear(d_model, values, bias=False)
+        self.a_proj = Linear(d_model, self.value_heads, bias=False)
+        self.b_proj = Linear(d_model, self.value_heads, bias=False)
+        self.g_proj = Linear(d_model, values, bias=False)
         self.A_log = nn.Parameter(torch.log(torch.empty(self.value_heads).uniform_(1e-2, 16)))
         self.dt_bias = nn.Parameter(step_bias(self.value_heads))
-        self.q_conv1d = ShortConvolution(keys, d_conv, name="q_conv1d", bias=False)
-        self.k_conv1d = ShortConvolution(keys, d_conv, name="k_conv1d", bias=False)
-        self.v_conv1d = ShortConvolution(values, d_conv, name="v_conv1d", bias=False)
+        self.q_conv1d = ShortConvolution(keys, d_conv, name="q_conv1d", bias=False, silu=True)
+        self.k_conv1d = ShortConvolution(keys, d_conv, name="k_conv1d", bias=False, silu=True)
+        self.v_conv1d = ShortConvolution(values, d_conv, name="v_conv1d", bias=False, silu=True)
         self.o_norm = GatedRMSNorm(size, eps=norm_eps, norm_first=True)
-        self.o_proj = nn.Linear(values, d_model, bias=False)
+        self.o_proj = Linear(values, d_model, bias=False)
         self.scale = head_dim**-0.5
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
-        q = l2norm(heads(F.silu(self.q_conv1d(self.q_proj(x), run)), self.n_head)) * self.scale
-        k = l2norm(heads(F.silu(self.k_conv1d(self.k_proj(x), run)), self.n_head))
-        v = heads(F.silu(self.v_conv1d(self.v_proj(x), run)), self.value_heads)
+        q = l2norm(heads(self.q_conv1d(self.q_proj(x), run), self.n_head)) * self.scale
+        k = l2norm(heads(self.k_conv1d(self.k_proj(x), run), self.n_head))
+        v = heads(self.v_conv1d(self.v_proj(x), run), self.value_heads)
         serves = self.serves
         if serves > 1:
             q, k = q.repeat_interleave(serves, dim=2), k.repeat_interleave(serves, dim=2)

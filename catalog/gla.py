@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
+from catalog.linear import Linear
 from catalog.model import language_model
 from catalog.parts import heads, share
 from catalog.streaming import MixerLayer, Run
@@ -38,12 +39,12 @@ class GatedLinearAttention(MixerLayer):
         super().__init__(d_model)
         self.n_head, self.gate_normalizer = n_head, gate_normalizer
         keys, values = int(d_model * expand_k), int(d_model * expand_v)
-        self.q_proj = nn.Linear(d_model, keys, bias=False)
-        self.k_proj = nn.Linear(d_model, keys, bias=False)
-        self.v_proj = nn.Linear(d_model, values, bias=False)
-        self.g_proj = nn.Linear(d_model, values, bias=False)
-        self.gk_proj = nn.Sequential(nn.Linear(d_model, gate_rank, bias=False), nn.Linear(gate_rank, keys))
-        self.o_proj = nn.Linear(values, d_model, bias=False)
+        self.q_proj = Linear(d_model, keys, bias=False)
+        self.k_proj = Linear(d_model, keys, bias=False)
+        self.v_proj = Linear(d_model, values, bias=False)
+        self.g_proj = Linear(d_model, values, bias=False)
+        self.gk_proj = nn.Sequential(Linear(d_model, gate_rank, bias=False), Linear(gate_rank, keys))
+        self.o_proj = Linear(values, d_model, bias=False)
         self.g_norm_swish_gate = nn.RMSNorm(share(values, n_head, "d_model · expand_v among n_head"), eps=norm_eps)
         self.scale = share(keys, n_head, "d_model · expand_k among n_head") ** -0.5
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
+from catalog.linear import Linear
 from catalog.parts import GatedRMSNorm, ShortConvolution, heads, share, step_bias
 from catalog.streaming import MixerLayer, Run
 
@@ -43,18 +44,18 @@ class Hydra(MixerLayer):
         n_head = share(inner, head_dim, "expand · d_model by head_dim")
         channels = inner + 4 * d_state
         self.sizes, self.parts = [inner, channels, 2 * n_head], [inner, *[d_state] * 4]
-        self.in_proj = nn.Linear(d_model, inner + channels + 2 * n_head, bias=False)
-        self.conv1d = ShortConvolution(channels, d_conv, name="conv1d", centred=True)
+        self.in_proj = Linear(d_model, inner + channels + 2 * n_head, bias=False)
+        self.conv1d = ShortConvolution(channels, d_conv, name="conv1d", centred=True, silu=True)
         self.dt_bias = nn.Parameter(step_bias(n_head))
         self.A_log = nn.Parameter(torch.zeros(n_head))
         self.D = nn.Parameter(torch.ones(n_head))
-        self.fc_D = nn.Linear(inner, n_head, bias=False)
+        self.fc_D = Linear(inner, n_head, bias=False)
         self.norm = GatedRMSNorm(inner, norm_first=True)
-        self.out_proj = nn.Linear(inner, d_model, bias=False)
+        self.out_proj = Linear(inner, d_model, bias=False)
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
         z, xBC, dts = self.in_proj(x).split(self.sizes, dim=-1)
-        x, B, C, Br, Cr = F.silu(self.conv1d(xBC, run)).split(self.parts, dim=-1)
+        x, B, C, Br, Cr = self.conv1d(xBC, run).split(self.parts, dim=-1)
         dt, dtr = F.softplus(heads(dts, 2) + self.dt_bias).unbind(2)
         y = run(
             hydra,

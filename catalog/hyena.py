@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
+from catalog.linear import Linear
 from catalog.parts import ShortConvolution
 from catalog.streaming import MixerLayer, Run
 
@@ -53,13 +54,13 @@ class ImplicitFilter(nn.Module):
         self.z = nn.Parameter(torch.cat((t, torch.cos(angle), -torch.sin(angle)), dim=-1)[None])
         sine = Sine(hidden, frequency)
         self.implicit_filter = nn.Sequential(
-            nn.Linear(features, hidden),
+            Linear(features, hidden),
             sine,
-            nn.Linear(hidden, hidden),
+            Linear(hidden, hidden),
             sine,
-            nn.Linear(hidden, hidden),
+            Linear(hidden, hidden),
             sine,
-            nn.Linear(hidden, width, bias=False),
+            Linear(hidden, width, bias=False),
         )
         deltas = torch.linspace(math.log(1e-2) / 1.5, math.log(1e-2) / 0.3, d_model)
         self.register_buffer("t", t, persistent=False)
@@ -90,8 +91,8 @@ class Hyena(MixerLayer):
     ) -> None:
         super().__init__(d_model)
         self.order = order
-        self.in_proj = nn.Linear(d_model, (order + 1) * d_model)
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.in_proj = Linear(d_model, (order + 1) * d_model)
+        self.out_proj = Linear(d_model, d_model)
         self.short_filter = ShortConvolution((order + 1) * d_model, 3, name="short_filter")
         self.filter_fn = ImplicitFilter(
             (order - 1) * d_model, d_model, features=features, hidden=hidden, l_max=l_max, frequency=frequency

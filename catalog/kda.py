@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
+from catalog.linear import Linear
 from catalog.model import language_model
 from catalog.parts import ShortConvolution, heads, l2norm, step_bias
 from catalog.streaming import MixerLayer, Run
@@ -31,25 +32,25 @@ class KimiDeltaAttention(MixerLayer):
     ) -> None:
         super().__init__(d_model)
         self.n_head, width = n_head, n_head * head_dim
-        self.q_proj = nn.Linear(d_model, width, bias=False)
-        self.k_proj = nn.Linear(d_model, width, bias=False)
-        self.v_proj = nn.Linear(d_model, width, bias=False)
-        self.f_proj = nn.Sequential(nn.Linear(d_model, head_dim, bias=False), nn.Linear(head_dim, width, bias=False))
-        self.b_proj = nn.Linear(d_model, n_head, bias=False)
-        self.g_proj = nn.Sequential(nn.Linear(d_model, head_dim, bias=False), nn.Linear(head_dim, width))
+        self.q_proj = Linear(d_model, width, bias=False)
+        self.k_proj = Linear(d_model, width, bias=False)
+        self.v_proj = Linear(d_model, width, bias=False)
+        self.f_proj = nn.Sequential(Linear(d_model, head_dim, bias=False), Linear(head_dim, width, bias=False))
+        self.b_proj = Linear(d_model, n_head, bias=False)
+        self.g_proj = nn.Sequential(Linear(d_model, head_dim, bias=False), Linear(head_dim, width))
         self.A_log = nn.Parameter(torch.log(torch.empty(n_head).uniform_(1, 16)))
         self.dt_bias = nn.Parameter(step_bias(width))
-        self.q_conv1d = ShortConvolution(width, d_conv, name="q_conv1d", bias=False)
-        self.k_conv1d = ShortConvolution(width, d_conv, name="k_conv1d", bias=False)
-        self.v_conv1d = ShortConvolution(width, d_conv, name="v_conv1d", bias=False)
+        self.q_conv1d = ShortConvolution(width, d_conv, name="q_conv1d", bias=False, silu=True)
+        self.k_conv1d = ShortConvolution(width, d_conv, name="k_conv1d", bias=False, silu=True)
+        self.v_conv1d = ShortConvolution(width, d_conv, name="v_conv1d", bias=False, silu=True)
         self.o_norm = nn.RMSNorm(head_dim, eps=norm_eps)
-        self.o_proj = nn.Linear(width, d_model, bias=False)
+        self.o_proj = Linear(width, d_model, bias=False)
         self.scale = head_dim**-0.5
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
-        q = l2norm(heads(F.silu(self.q_conv1d(self.q_proj(x), run)), self.n_head)) * self.scale
-        k = l2norm(heads(F.silu(self.k_conv1d(self.k_proj(x), run)), self.n_head))
-        v = heads(F.silu(self.v_conv1d(self.v_proj(x), run)), self.n_head)
+        q = l2norm(heads(self.q_conv1d(self.q_proj(x), run), self.n_head)) * self.scale
+        k = l2norm(heads(self.k_conv1d(self.k_proj(x), run), self.n_head))
+        v = heads(self.v_conv1d(self.v_proj(x), run), self.n_head)
         g = -torch.exp(self.A_log)[:, None] * F.softplus(heads(self.f_proj(x) + self.dt_bias, self.n_head))
         y = run(kimi_delta, q=q, k=k, v=v, g=g, beta=self.b_proj(x).sigmoid())
         return self.o_proj((self.o_norm(y) * heads(self.g_proj(x), self.n_head).sigmoid()).flatten(2))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import mixer_ir as mx
 from catalog.entry import Entry
+from catalog.linear import Linear
 from catalog.parts import heads, share
 from catalog.streaming import MixerLayer, Run
 
@@ -31,10 +32,10 @@ class LinearAttention(MixerLayer):
         super().__init__(d_model)
         self.n_head, self.causal = n_head, causal
         share(d_model, n_head, "d_model among n_head")
-        self.query_projection = nn.Linear(d_model, d_model, bias=bias)
-        self.key_projection = nn.Linear(d_model, d_model, bias=bias)
-        self.value_projection = nn.Linear(d_model, d_model, bias=bias)
-        self.out_projection = nn.Linear(d_model, d_model, bias=bias)
+        self.query_projection = Linear(d_model, d_model, bias=bias)
+        self.key_projection = Linear(d_model, d_model, bias=bias)
+        self.value_projection = Linear(d_model, d_model, bias=bias)
+        self.out_projection = Linear(d_model, d_model, bias=bias)
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
         q, k, v = (

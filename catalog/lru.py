@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
+from catalog.linear import Linear
 from catalog.parts import complex_of
 from catalog.streaming import MixerLayer, Run
 
@@ -39,8 +40,8 @@ class LRU(MixerLayer):
         self.C_re = nn.Parameter(torch.randn(d_model, d_state) / math.sqrt(d_state))
         self.C_im = nn.Parameter(torch.randn(d_model, d_state) / math.sqrt(d_state))
         self.D = nn.Parameter(torch.randn(d_model))
-        self.out1 = nn.Linear(d_model, d_model)
-        self.out2 = nn.Linear(d_model, d_model)
+        self.out1 = Linear(d_model, d_model)
+        self.out2 = Linear(d_model, d_model)
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
         nu, theta, gamma = (torch.exp(part) for part in (self.nu_log, self.theta_log, self.gamma_log))

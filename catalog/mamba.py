@@ -6,10 +6,10 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
+from catalog.linear import Linear
 from catalog.model import language_model, shrink_outputs
 from catalog.parts import ShortConvolution, step_bias
 from catalog.streaming import MixerLayer, Run
@@ -22,6 +22,13 @@ def selective_scan(h: mx.State("n"), x: "b t d", dt: "b t d", A: "d n", B: "b t 
     """h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_t,   y_t = C_tᵀ h_t + D x_t, for each channel"""
     h = mx.exp(dt * A) * h + dt * B * x
     return h, C @ h + D * x
+
+
+@mx.mixer
+def gated_scan(x: "b t d", z: "b t d", dt: "b t d", A_log: "d n", B: "b t n", C: "b t n", D: "d") -> "b t d":
+    """The selective scan with Δ = softplus(dt) and A = −e^{A_log}, times SiLU(z)"""
+    M = selective_scan.M(dt=mx.softplus(dt), A=-mx.exp(A_log), B=B, C=C, D=D)
+    return (M @ x) * mx.silu(z)
 
 
 class Mamba(MixerLayer):
@@ -43,23 +50,22 @@ class Mamba(MixerLayer):
         super().__init__(d_model)
         inner, rank = expand * d_model, dt_rank or math.ceil(d_model / 16)
         self.sizes = [rank, d_state, d_state]
-        self.in_proj = nn.Linear(d_model, 2 * inner, bias=bias)
-        self.conv1d = ShortConvolution(inner, d_conv, name="conv1d", bias=conv_bias)
-        self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
-        self.dt_proj = nn.Linear(rank, inner)
+        self.in_proj = Linear(d_model, 2 * inner, bias=bias)
+        self.conv1d = ShortConvolution(inner, d_conv, name="conv1d", bias=conv_bias, silu=True)
+        self.x_proj = Linear(inner, sum(self.sizes), bias=False)
+        self.dt_proj = Linear(rank, inner)
         self.A_log = nn.Parameter(torch.log(torch.arange(1, d_state + 1.0)).repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, d_model, bias=bias)
+        self.out_proj = Linear(inner, d_model, bias=bias)
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
         self.dt_proj.bias = nn.Parameter(step_bias(inner, dt_min, dt_max))
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        x = F.silu(self.conv1d(x, run))
+        x = self.conv1d(x, run)
         dt, B, C = self.x_proj(x).split(self.sizes, dim=-1)
-        dt = F.softplus(self.dt_proj(dt))
-        y = run(selective_scan, x=x, dt=dt, A=-torch.exp(self.A_log), B=B, C=C, D=self.D)
-        return self.out_proj(y * F.silu(z))
+        y = run(gated_scan, x=x, z=z, dt=self.dt_proj(dt), A_log=self.A_log, B=B, C=C, D=self.D)
+        return self.out_proj(y)
 
 
 def mamba_model(d_model: int = 768, n_layer: int = 24, vocab: int = 50280, **layer: object) -> nn.Module:

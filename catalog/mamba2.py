@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
+from catalog.linear import Linear
 from catalog.model import language_model, shrink_outputs
 from catalog.parts import GatedRMSNorm, ShortConvolution, heads, share, step_bias
 from catalog.streaming import MixerLayer, Run
@@ -46,17 +47,17 @@ class Mamba2(MixerLayer):
         share(n_head, n_group, "heads among n_group")
         channels = inner + 2 * n_group * d_state
         self.sizes, self.parts = [inner, channels, n_head], [inner, n_group * d_state, n_group * d_state]
-        self.in_proj = nn.Linear(d_model, inner + channels + n_head, bias=bias)
-        self.conv1d = ShortConvolution(channels, d_conv, name="conv1d", bias=conv_bias)
+        self.in_proj = Linear(d_model, inner + channels + n_head, bias=bias)
+        self.conv1d = ShortConvolution(channels, d_conv, name="conv1d", bias=conv_bias, silu=True)
         self.dt_bias = nn.Parameter(step_bias(n_head))
         self.A_log = nn.Parameter(torch.log(torch.empty(n_head).uniform_(1, 16)))
         self.D = nn.Parameter(torch.ones(n_head))
         self.norm = GatedRMSNorm(inner, eps=norm_eps, groups=n_group)
-        self.out_proj = nn.Linear(inner, d_model, bias=bias)
+        self.out_proj = Linear(inner, d_model, bias=bias)
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
         z, xBC, dt = self.in_proj(x).split(self.sizes, dim=-1)
-        x, B, C = F.silu(self.conv1d(xBC, run)).split(self.parts, dim=-1)
+        x, B, C = self.conv1d(xBC, run).split(self.parts, dim=-1)
         dt = heads(F.softplus(dt + self.dt_bias), self.n_group)
         x = x.unflatten(-1, (*dt.shape[2:], -1))
         A, D = heads(-torch.exp(self.A_log), self.n_group), heads(self.D, self.n_group)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Entry
+from catalog.linear import Linear
 from catalog.parts import heads, share
 from catalog.streaming import MixerLayer, Run
 
@@ -19,13 +20,15 @@ def mlstm(q: "b t h k", k: "b t h k", v: "b t h v", i: "b t h", f: "b t h") -> "
     """C_t = σ(f_t) C_{t−1} + e^{i_t} k_t v_tᵀ,  n_t = σ(f_t) n_{t−1} + e^{i_t} k_t,  y_t = C_tᵀ q_t / max(|n_t·q_t|, 1)
 
     Written with weights divided by e^{m_t}, m_t = max(m_{t−1} + log σ(f_t), i_t) = F_t + max_{s ≤ t} (i_s − F_s), where
-    F_t = Σ_{s ≤ t} log σ(f_s); then no exponent is positive, and the normaliser is max(|n_t·q_t|, e^{−m_t}).
+    F_t = Σ_{s ≤ t} log σ(f_s); so no exponent is positive but by rounding; the normaliser is max(|n_t·q_t|, e^{−m_t}).
+    Any m would do, as it cancels: so the digits that m loses where F is large are not missed, and m has no gradient.
     """
-    F_t = mx.cumsum(-mx.softplus(-f))
-    top = mx.cummax(i - F_t)
-    decay = mx.exp(mx.minimum(mx.delay(top) - top, 0))  # the first step's decay acts on nothing
-    weights = mx.semiseparable(q, decay, mx.exp(i - F_t - top) * k)
-    floor = mx.exp(mx.minimum(-F_t - top, 60))  # past e^60 the quotient is 0 in every precision
+    forget = -mx.softplus(-f)
+    F_t = mx.cumsum(forget)
+    m_t = mx.detach(F_t + mx.cummax(i - F_t))
+    decay = mx.exp(mx.minimum(forget + mx.delay(m_t) - m_t, 0.1))  # the first step's decay acts on nothing
+    weights = mx.semiseparable(q, decay, mx.exp(i - m_t) * k)
+    floor = mx.exp(mx.minimum(-m_t, 60))  # past e^60 the quotient is 0 in every precision
     return mx.normalize(weights, floor=floor) @ v
 
 
@@ -45,14 +48,14 @@ class MLSTM(MixerLayer):
         super().__init__(d_model)
         self.n_head, self.gate_cap, self.norm_eps = n_head, gate_cap, norm_eps
         keys, values = int(d_model * qk_factor), int(d_model * v_factor)
-        self.q = nn.Linear(d_model, keys, bias=False)
-        self.k = nn.Linear(d_model, keys, bias=False)
-        self.v = nn.Linear(d_model, values, bias=False)
-        self.ogate_preact = nn.Linear(d_model, values, bias=False)
-        self.igate_preact = nn.Linear(d_model, n_head)
-        self.fgate_preact = nn.Linear(d_model, n_head)
+        self.q = Linear(d_model, keys, bias=False)
+        self.k = Linear(d_model, keys, bias=False)
+        self.v = Linear(d_model, values, bias=False)
+        self.ogate_preact = Linear(d_model, values, bias=False)
+        self.igate_preact = Linear(d_model, n_head)
+        self.fgate_preact = Linear(d_model, n_head)
         self.multihead_norm = nn.LayerNorm(values, eps=norm_eps, bias=False)
-        self.out_proj = nn.Linear(values, d_model, bias=False)
+        self.out_proj = Linear(values, d_model, bias=False)
         self.scale = share(keys, n_head, "d_model · qk_factor among n_head") ** -0.5
         share(values, n_head, "d_model · v_factor among n_head")
         nn.init.zeros_(self.igate_preact.weight)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from catalog.linear import Linear
+
 
 class FeedForward(nn.Module):
     """SwiGLU: down(SiLU(gate(x)) · up(x)), as wide as `ratio`·⅔ d_model rounded up to a multiple of 256."""
@@ -17,9 +19,9 @@ class FeedForward(nn.Module):
     def __init__(self, d_model: int, ratio: float = 4) -> None:
         super().__init__()
         inner = 256 * math.ceil(d_model * ratio * 2 / 3 / 256)
-        self.gate_proj = nn.Linear(d_model, inner, bias=False)
-        self.up_proj = nn.Linear(d_model, inner, bias=False)
-        self.down_proj = nn.Linear(inner, d_model, bias=False)
+        self.gate_proj = Linear(d_model, inner, bias=False)
+        self.up_proj = Linear(d_model, inner, bias=False)
+        self.down_proj = Linear(inner, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -53,7 +55,7 @@ class LanguageModel(nn.Module):
         self.embeddings = nn.Embedding(vocab, d_model)
         self.layers = nn.ModuleList(blocks)
         self.norm_f = nn.RMSNorm(d_model, eps=eps)
-        self.lm_head = nn.Linear(d_model, vocab, bias=False)
+        self.lm_head = Linear(d_model, vocab, bias=False)
         if tied:
             self.lm_head.weight = self.embeddings.weight
         nn.init.normal_(self.embeddings.weight, std=0.02)

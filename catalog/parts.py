@@ -13,15 +13,27 @@ from catalog.streaming import Run
 
 
 @mx.mixer
-def short_convolution(x: "b t d", h: "d l") -> "b t d":
-    """y_t = Σ_l h_l x_{t−l}: a causal filter of a few lags for each channel"""
-    return mx.toeplitz(h, lags="l") @ x
+def short_convolution(x: "b t d", h: "l d", c: "d") -> "b t d":
+    """y_t = Σ_l h_l x_{t−l} + c: a causal filter of a few lags for each channel"""
+    return mx.toeplitz(h, lags="l") @ x + c
 
 
 @mx.mixer
-def centred_convolution(x: "b t d", h: "d l", g: "d l") -> "b t d":
-    """y_t = Σ_{l ≥ 0} h_l x_{t−l} + Σ_{l > 0} g_l x_{t+l}: a filter that looks both ways"""
-    return mx.toeplitz(h, anti=g, lags="l") @ x
+def activated_convolution(x: "b t d", h: "l d", c: "d") -> "b t d":
+    """y_t = SiLU(Σ_l h_l x_{t−l} + c)"""
+    return mx.silu(mx.toeplitz(h, lags="l") @ x + c)
+
+
+@mx.mixer
+def centred_convolution(x: "b t d", h: "l d", g: "l d", c: "d") -> "b t d":
+    """y_t = Σ_{l ≥ 0} h_l x_{t−l} + Σ_{l > 0} g_l x_{t+l} + c: a filter that looks both ways"""
+    return mx.toeplitz(h, anti=g, lags="l") @ x + c
+
+
+@mx.mixer
+def activated_centred_convolution(x: "b t d", h: "l d", g: "l d", c: "d") -> "b t d":
+    """y_t = SiLU(Σ_{l ≥ 0} h_l x_{t−l} + Σ_{l > 0} g_l x_{t+l} + c)"""
+    return mx.silu(mx.toeplitz(h, anti=g, lags="l") @ x + c)
 
 
 @mx.mixer
@@ -33,23 +45,31 @@ def token_shift(x: "b t d") -> "b t d":
 class ShortConvolution(nn.Module):
     """Depthwise convolution with the parameters of nn.Conv1d(channels, channels, width, groups=channels).
 
-    `centred` pads both sides by width // 2 (an odd width); otherwise the convolution is causal.
+    `centred` pads both sides by width // 2 (an odd width); otherwise it is causal. With `silu`, SiLU of it.
     """
 
-    def __init__(self, channels: int, width: int = 4, *, name: str, bias: bool = True, centred: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int = 4,
+        *,
+        name: str,
+        bias: bool = True,
+        centred: bool = False,
+        silu: bool = False,
+    ) -> None:
         super().__init__()
         conv = nn.Conv1d(channels, channels, width, groups=channels, bias=bias)
         self.weight, self.bias = conv.weight, conv.bias
-        self.name, self.centred = name, centred
+        self.name, self.centred, self.silu = name, centred, silu
+        self.register_buffer("zero", None if bias else torch.zeros(channels), persistent=False)
 
     def forward(self, x: Tensor, run: Run) -> Tensor:
-        w = self.weight[:, 0]
-        if self.centred:
-            middle = w.shape[1] // 2
-            y = run(centred_convolution, at=self.name, x=x, h=w[:, : middle + 1].flip(1), g=w[:, middle:])
-        else:
-            y = run(short_convolution, at=self.name, x=x, h=w.flip(1))
-        return y if self.bias is None else y + self.bias
+        w, c = self.weight[:, 0].t(), self.zero if self.bias is None else self.bias
+        if not self.centred:
+            return run(activated_convolution if self.silu else short_convolution, at=self.name, x=x, h=w.flip(0), c=c)
+        middle, mixer = w.shape[0] // 2, activated_centred_convolution if self.silu else centred_convolution
+        return run(mixer, at=self.name, x=x, h=w[: middle + 1].flip(0), g=w[middle:], c=c)
 
 
 class GatedRMSNorm(nn.Module):

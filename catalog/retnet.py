@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
+from catalog.linear import Linear
 from catalog.model import language_model
 from catalog.parts import heads, share
 from catalog.rotary import neighbours, turn
@@ -35,11 +36,11 @@ class Retention(MixerLayer):
         super().__init__(d_model)
         self.n_head = n_head
         keys, values = int(d_model * expand_k), int(d_model * expand_v)
-        self.q_proj = nn.Linear(d_model, keys, bias=False)
-        self.k_proj = nn.Linear(d_model, keys, bias=False)
-        self.v_proj = nn.Linear(d_model, values, bias=False)
-        self.g_proj = nn.Linear(d_model, values, bias=False)
-        self.out_proj = nn.Linear(values, d_model, bias=False)
+        self.q_proj = Linear(d_model, keys, bias=False)
+        self.k_proj = Linear(d_model, keys, bias=False)
+        self.v_proj = Linear(d_model, values, bias=False)
+        self.g_proj = Linear(d_model, values, bias=False)
+        self.out_proj = Linear(values, d_model, bias=False)
         head = share(keys, n_head, "d_model · expand_k among n_head")
         size = share(head, 2, "the coordinates of a head by pairs")
         self.group_norm = nn.RMSNorm(

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
+from catalog.linear import Linear
 from catalog.parts import ShortConvolution, heads, share
 from catalog.streaming import MixerLayer, Run
 
@@ -63,9 +64,9 @@ class RecurrentBlock(MixerLayer):
     ) -> None:
         super().__init__(d_model)
         width = width or d_model
-        self.linear_y = nn.Linear(d_model, width)
-        self.linear_x = nn.Linear(d_model, width)
-        self.linear_out = nn.Linear(width, d_model)
+        self.linear_y = Linear(d_model, width)
+        self.linear_x = Linear(d_model, width)
+        self.linear_out = Linear(width, d_model)
         self.conv_1d = ShortConvolution(width, d_conv, name="conv_1d")
         self.rg_lru = RGLRU(width, blocks)
         for part, variance in ((self.linear_y, 1), (self.linear_x, 1), (self.linear_out, 2 / n_layer)):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Count, Entry
+from catalog.linear import Linear
 from catalog.parts import heads, share, token_shift
 from catalog.streaming import MixerLayer, Run
 
@@ -77,10 +78,10 @@ class TimeMix(MixerLayer):
         self.k_k = nn.Parameter((0.71 - 0.1 * linear)[None, None])
         self.k_a = nn.Parameter(torch.full((1, 1, C), 1.02))
         self.r_k = nn.Parameter(torch.full((self.n_head, N), -0.04))
-        self.receptance = nn.Linear(C, C, bias=False)
-        self.key = nn.Linear(C, C, bias=False)
-        self.value = nn.Linear(C, C, bias=False)
-        self.output = nn.Linear(C, C, bias=False)
+        self.receptance = Linear(C, C, bias=False)
+        self.key = Linear(C, C, bias=False)
+        self.value = Linear(C, C, bias=False)
+        self.output = Linear(C, C, bias=False)
         self.ln_x = nn.GroupNorm(self.n_head, C, eps=64e-5)
         for part, width in ((self.receptance, 0.5), (self.key, 0.05), (self.value, 0.5)):
             nn.init.uniform_(part.weight, -width / C**0.5, width / C**0.5)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import mixer_ir as mx
 from catalog.entry import Count, Entry
 from catalog.hippo import legs_normal_form
+from catalog.linear import Linear
 from catalog.parts import complex_of, log_uniform
 from catalog.streaming import MixerLayer, Run
 
@@ -62,7 +63,7 @@ class S4(MixerLayer):
         super().__init__(d_model)
         self.D = nn.Parameter(torch.randn(1, d_model))
         self.kernel = S4Kernel(d_model, d_state, dt_min, dt_max)
-        self.output_linear = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GLU(dim=-1))
+        self.output_linear = nn.Sequential(Linear(d_model, 2 * d_model), nn.GLU(dim=-1))
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
         return self.output_linear(F.gelu(run(s4, u=x, D=self.D[0], **self.kernel.signals()).to(x.dtype)))

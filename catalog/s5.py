@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import mixer_ir as mx
 from catalog.entry import Count, Entry
 from catalog.hippo import legs_blocks
+from catalog.linear import Linear
 from catalog.parts import complex_of, log_uniform
 from catalog.streaming import MixerLayer, Run
 
@@ -39,7 +40,7 @@ class S5(MixerLayer):
         self.C = nn.Parameter(torch.view_as_real(C.to(A.dtype) @ inverse.conj().T).clone())
         self.D = nn.Parameter(torch.randn(d_model))
         self.log_step = nn.Parameter(log_uniform((d_state // 2, 1), dt_min, dt_max).log())
-        self.out2 = nn.Linear(d_model, d_model)
+        self.out2 = Linear(d_model, d_model)
 
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:
         A = complex_of(self.Lambda_re, self.Lambda_im)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import mixer_ir as mx
 from catalog.entry import Entry
+from catalog.linear import Linear
 from catalog.parts import heads, share
 from catalog.rotary import frequencies, halves, turn
 from catalog.streaming import MixerLayer, Run
@@ -58,10 +59,10 @@ class SoftmaxAttention(MixerLayer):
         super().__init__(d_model)
         self.kv_heads, self.causal, self.rotary = n_kv_head or n_head, causal, rotary and causal
         head = share(d_model, n_head, "d_model among n_head")
-        self.q_proj = nn.Linear(d_model, d_model, bias=bias)
-        self.k_proj = nn.Linear(d_model, head * self.kv_heads, bias=bias)
-        self.v_proj = nn.Linear(d_model, head * self.kv_heads, bias=bias)
-        self.o_proj = nn.Linear(d_model, d_model, bias=bias)
+        self.q_proj = Linear(d_model, d_model, bias=bias)
+        self.k_proj = Linear(d_model, head * self.kv_heads, bias=bias)
+        self.v_proj = Linear(d_model, head * self.kv_heads, bias=bias)
+        self.o_proj = Linear(d_model, d_model, bias=bias)
         self.groups = share(n_head, self.kv_heads, "n_head among n_kv_head")
         pairs = share(head, 2, "the coordinates of a head by pairs") if self.rotary else 0
         self.register_buffer("theta", frequencies(pairs, rotary_base), persistent=False)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 import mixer_ir as mx
+from catalog.linear import Linear
 
 
 @functools.cache
@@ -48,38 +49,41 @@ class Run:
     after: dict[str, Any] = field(default_factory=dict)
     backend: str = "auto"
 
-    def __call__(self, mixer: mx.Mixer, /, *, at: str | None = None, **signals: Tensor) -> Tensor:
+    def __call__(self, mixer: mx.Mixer, /, *, at: str | None = None, **signals: Any) -> Tensor:
         """The mixer along time; `at` names its state where a layer uses one mixer twice."""
         f, place = compiled(mixer, self.backend), at or mixer.name
-        given: dict[str, Any] = dict(signals)
-        if self.phase == "step":
-            given = {name: _without_time(value, mixer.signals[name]) for name, value in signals.items()}
         if self.reset is not None:
-            given["reset"] = self.reset[:, 0] if self.phase == "step" else self.reset
+            signals["reset"] = self.reset
         if self.phase == "whole":
-            return f(**given)
-        if self.phase == "prefill":
-            y, self.after[place] = f.prefill(**given)
-            return y
-        y, self.after[place] = f.step(self.before.get(place), **given)
-        return y.unsqueeze(mixer.returns.index("t"))
+            y: Tensor = f(**signals)
+        else:
+            y, self.after[place] = f(**signals, initial_state=self.before.get(place), return_state=True)
+        return y
 
     def state(self, length: int) -> LayerState:
         return LayerState(position=self.position + length, mixers=self.after)
 
 
-def _without_time(value: Tensor, axes: tuple[str, ...]) -> Tensor:
-    return value.squeeze(axes.index("t")) if "t" in axes else value
-
-
 class MixerLayer(nn.Module, ABC):
     """A layer on x [batch, time, d_model]; its mixers run on `backend`, which may be set at any time."""
 
-    backend: str = "auto"
+    _backend: str = "auto"
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
         self.d_model = d_model
+
+    @property
+    def backend(self) -> str:
+        """What its mixers run on, the linear maps among them."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, name: str) -> None:
+        self._backend = name
+        for part in self.modules():
+            if isinstance(part, Linear):
+                part.backend = name
 
     @abstractmethod
     def mix(self, x: Tensor, run: Run, **also: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import mixer_ir as mx
 from catalog.entry import Entry
+from catalog.linear import Linear
 from catalog.parts import at_least_single
 from catalog.streaming import MixerLayer, Run
 
@@ -67,9 +68,9 @@ class VQAttention(MixerLayer):
         d_v = d_v or 2 * d_model
         self.sizes, self.scale = [d_k, d_v, d_v], d_k**-0.25
         self.input_ln = nn.RMSNorm(d_model, eps=1e-6)
-        self.q_proj = nn.Linear(d_model, d_k, bias=False)
-        self.kvg_proj = nn.Linear(d_model, sum(self.sizes), bias=False)
-        self.res_proj = nn.Linear(d_v, d_model, bias=False)
+        self.q_proj = Linear(d_model, d_k, bias=False)
+        self.kvg_proj = Linear(d_model, sum(self.sizes), bias=False)
+        self.res_proj = Linear(d_v, d_model, bias=False)
         self.codebook = Codebook(n_code, d_k)
         self.commitment = torch.zeros(())
 

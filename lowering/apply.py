@@ -42,9 +42,14 @@ def parallel(e: Apply, on: Grid, choice: Choice) -> Value:
         case LowRank(q=q, k=k, over=over):
             b = on.b
             v = b.expand(on.col(e.of), {SOURCE: on.cols.size})
-            return b.contract(
-                on.ctx.filled(on.row(q), over), b.contract(on.ctx.filled(on.col(k), over), v, (SOURCE,)), over
-            )
+            meanwhile = {a: f"_{a}" for a in over if a in v.axes}  # v's own axis of that name is not summed over
+            for a, name in meanwhile.items():
+                v = b.rename(v, a, name)
+            memory = b.contract(on.ctx.filled(on.col(k), over), v, (SOURCE,))
+            y = b.contract(on.ctx.filled(on.row(q), over), memory, over)
+            for a, name in meanwhile.items():
+                y = b.rename(y, name, a)
+            return y
         case Softmax():
             return dense(e, on, choice)
     raise FormError(f"{type(e.matrix).__name__} has no form 'parallel'")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lowering.build import Builder
-from lowering.decay import SOURCE, SOURCE_RANK, STEP, Span, Tree, scalars, tree
+from lowering.decay import SOURCE, SOURCE_RANK, STEP, Span, Tree, tree
+from lowering.decay_numbers import numbers
 from lowering.decay_region import products
 from lowering.parts import KEY, RANK, Parts
 from lowering.program import Value
@@ -46,7 +47,7 @@ class Blocks:
         if not self.scalar:
             named = products if step.rule == "log" else tree
             return named(b, step, self.length, self.rows, self.columns, self.pairs)
-        return scalars(b, step, self.length)
+        return numbers(b, step, self.length, [row.before for row in self.rows])
 
     @property
     def scalar(self) -> bool:

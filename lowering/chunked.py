@@ -3,9 +3,10 @@
 The formula is affine in the incoming state: every term is a slope applied to S₀ plus an offset. Slopes and offsets of
 all chunks are computed together; what remains for the scan over chunks is the change of the state,
 
-    X = slope · S₀ + offset                  what the columns are driven by, where that depends on S₀ (W, or W + V)
+    X = (I − L)⁻¹ (slope · S₀ + offset)      what the columns are driven by, where that depends on S₀ (W, or W + V)
     S₁ = Whole S₀ + Ỹ X + what other columns leave
 
+where solving for X inside the scan takes fewer products, forward and backward, than solving for its slope before.
 Afterwards S₀ and X are known for every chunk, and the reads are computed together as well.
 """
 
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from lowering.blocks import Blocks
 from lowering.build import Builder
 from lowering.decay import CHUNK, STEP, Span
-from lowering.lines import Affine, Line, left_by
+from lowering.lines import Affine, Line, left_by, solved
 from lowering.parts import KEY, RANK, ROW, VALUE, Options, Parts, as_state, zero_state
 from lowering.program import Value
 from lowering.segment import Dot, Leaving, Plus, Segment, Term, segment
@@ -58,7 +59,7 @@ def _chunks(b: Builder, parts: Parts, length: int) -> tuple[list[Value], Value]:
         low_rank=parts.low_rank is not None,
         shared=parts.shared,
     )
-    terms = Affine(b, Blocks(b, cut))
+    terms = Affine(b, Blocks(b, cut), entering=(parts.initial,) if count == 1 else None)
     reads, state = _linked(b, parts, terms, formula, count)
     full = {STEP: length, **({CHUNK: count} if count > 1 else {})}
     reads = [b.expand(y, full) for y in reads]
@@ -114,9 +115,14 @@ def _in_turn(
 ) -> tuple[Value, Value]:
     """The states by a loop, with what drives the columns written down on the way."""
     change = Line(line.slope.factors(b) if isinstance(line.slope, Span) else line.slope, line.offset)
-    drives = [terms.of(d.of) for d in driven]
+    drives = [terms.unresolved(d.of) for d in driven]
     columns = [terms.blocks.leaving(d.block.column) for d in driven if isinstance(d.block, Leaving)]
-    arrays = list(dict.fromkeys((*columns, *(x for moved in (change, *drives) for x in moved.arrays))))
+    arrays = [
+        *columns,
+        *change.arrays,
+        *(x for scores, line in drives for x in (*line.arrays, scores) if x is not None),
+    ]
+    arrays = list(dict.fromkeys(arrays))
     steps, constants = ([x for x in arrays if (CHUNK in x.axes) == moving] for moving in (True, False))
 
     def body(
@@ -124,7 +130,10 @@ def _in_turn(
     ) -> tuple[list[Value], list[Value]]:
         (state,) = carries
         known = dict(zip((*steps, *constants), (*here, *fixed), strict=True))
-        made = [d.on(known).at(inner, state) for d in drives]
+        made = [
+            _driven(inner, line.on(known).at(inner, state), None if scores is None else known[scores])
+            for scores, line in drives
+        ]
         left = [change.on(known).at(inner, state)]
         left += [left_by(inner, known[y], x) for y, x in zip(columns, made, strict=True) if x is not None]
         return [inner.add(*(x for x in left if x is not None))], [state, *(x for x in made if x is not None)]
@@ -133,3 +142,7 @@ def _in_turn(
     for d, x in zip(driven, made, strict=True):
         terms.done[d.of] = Line(None, x)
     return entering, state
+
+
+def _driven(b: Builder, x: Value | None, scores: Value | None) -> Value | None:
+    return x if x is None or scores is None else solved(b, scores, x)

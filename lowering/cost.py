@@ -11,6 +11,7 @@ from lowering import program as p
 from lowering.profile import Profile, on_curve
 from lowering.program import Program, Value
 from lowering.stretch import HELD
+from mixer_ir.nodes.expr import Axes
 
 SPECIAL = frozenset(
     {
@@ -34,6 +35,12 @@ NEAR = 1.5
 """how much faster entries are that stay in a cache; the rates are those of arrays that do not"""
 APART = 16.0
 """how much longer a byte takes that is gathered: each matrix of a batch is, whose entries do not lie side by side"""
+LARGE = 1 << 25
+"""bytes of an array that a C library never puts where another has been"""
+SPELLED = 40
+"""small operations in a region that is spelled as a whole, besides those of its body"""
+BLOCKED = 4.0
+"""how often a triangular system's arrays are gone through: it is solved by blocks of rows"""
 BYTES_PER_REAL = {"bool": 0.25, "int": 2.0, "real": 1.0, "complex": 2.0}
 """the size of a number in units of a real one (single precision)"""
 
@@ -72,8 +79,14 @@ def cost(program: Program, profile: Profile) -> Cost:
     total = Cost()
     live, inner = _liveness(program, profile)
     for value in program.order:
-        total += operation_cost(value, profile)
+        total += operation_cost(value, profile) + Cost(seconds=_fresh(value, profile))
     return Cost(total.operations, total.bytes, total.launches, total.seconds, max(live, inner))
+
+
+def _fresh(value: Value, profile: Profile) -> float:
+    """Seconds that the system takes to hand out the memory of a large result."""
+    size = 0.0 if isinstance(value.op, p.Input) or is_view(value) else _bytes(value, profile)
+    return size / profile.fresh if size >= LARGE else 0.0
 
 
 def _liveness(program: Program, profile: Profile) -> tuple[float, float]:
@@ -84,7 +97,7 @@ def _liveness(program: Program, profile: Profile) -> tuple[float, float]:
     most = inside = alive
     for i, v in enumerate(program.order):
         if isinstance(v.op, p.Scan | p.Region):
-            body = cost(v.op.body, profile).held
+            body = _part_cost(v.op, profile).held
             out = sum(_bytes(o, profile) * _turns(v.op, j) for j, o in enumerate(v.op.body.outputs))
             inside = max(inside, alive + body + out)
             alive += out
@@ -104,7 +117,9 @@ def _turns(op: p.Scan | p.Region, j: int) -> int:
 def is_view(value: Value) -> bool:
     """Whether the operation only looks at its argument differently."""
     match value.op:
-        case p.Expand() | p.Order() | p.Slice() | p.Rename() | p.Split() | p.Detach() | p.Pick() | p.Constant():
+        case p.Order(packed=packed):
+            return not packed
+        case p.Expand() | p.Slice() | p.Rename() | p.Split() | p.Detach() | p.Pick() | p.Constant():
             return True
     return False
 
@@ -129,12 +144,14 @@ def operation_cost(value: Value, profile: Profile) -> Cost:
     match op:
         case p.Input() | p.Constant() | p.Pick():
             return Cost()
+        case p.Order(packed=True) if profile.view > 0:
+            return Cost(0, moved, 1, profile.operation + moved / profile.copy)
         case p.Expand() | p.Order() | p.Slice() | p.Rename() | p.Split() | p.Detach():
             return Cost(seconds=profile.view)
         case p.Merge() | p.Pad() | p.Concat() | p.Flip() | p.Iota() | p.Cast():
             return Cost(0, moved, 1, profile.operation + moved / profile.copy)
         case p.Map(fn=fn):
-            near = NEAR if n <= HELD and profile.held is None else 1.0
+            near = NEAR if n <= HELD and (profile.held or HELD) <= HELD else 1.0
             rate = profile.special if fn in SPECIAL else profile.entrywise * near
             padded = n * wide / profile.padded * any(_is_padded(a) for a in value.args)
             return Cost(n * wide, moved, 1, profile.operation + n * wide / rate + padded)
@@ -152,24 +169,50 @@ def operation_cost(value: Value, profile: Profile) -> Cost:
             size = value.size(row)
             each = prod(m for a, m in value.sizes.items() if a in value.args[0].axes and a != row)
             flops = n * size * wide
-            return Cost(flops, moved, 1, profile.operation + each * profile.solve_each + flops / profile.solve)
+            seconds = each * profile.solve_each + flops / profile.solve + BLOCKED * moved / profile.copy
+            return Cost(flops, moved, 1, profile.operation + seconds)
         case p.Transform(n=length):
             work = n * log2(max(length, 2))
             return Cost(5 * work, moved, 1, profile.operation + work / profile.fft)
         case p.Take() | p.Put():
             return Cost(n, moved, 1, profile.operation + 2 * moved / profile.copy)
-        case p.Scan(body=body, length=length):
-            per_step = body_cost(body, profile) + Cost(seconds=profile.step)
+        case p.Scan(length=length):
+            per_step = _part_cost(op, profile) + Cost(seconds=profile.step)
             return per_step.times(length)
-        case p.Region(body=body):
-            return body_cost(body, profile)
+        case p.Region():
+            return _part_cost(op, profile)
     assert_never(op)
+
+
+def _part_cost(op: p.Scan | p.Region, profile: Profile) -> Cost:
+    """The cost of one run of a loop's or a region's body."""
+    if isinstance(op, p.Region) and op.label in profile.spelled:
+        return spelled_cost(op.body, profile)
+    return body_cost(op.body, profile)
 
 
 @lru_cache(maxsize=512)
 def body_cost(body: Program, profile: Profile) -> Cost:
     """The cost of a loop's or a region's body; bodies are shared, so each is priced once."""
     return cost(body, profile)
+
+
+@lru_cache(maxsize=512)
+def spelled_cost(body: Program, profile: Profile) -> Cost:
+    """The cost of a region that a backend spells as a whole: nothing is moved on the way, results are written once.
+
+    Functions of more entries than come in are part of writing the results.
+    """
+    most = max((_entries(v) for v in body.inputs), default=0.0)
+    total = Cost()
+    for v in body.order:
+        if isinstance(v.op, p.Contract | p.Reduce) or (isinstance(v.op, p.Map | p.Cumulate) and _entries(v) <= most):
+            total += operation_cost(v, profile)
+        elif isinstance(v.op, p.Map | p.Cumulate):
+            total += Cost(seconds=profile.operation, launches=1)
+    written = sum(_bytes(v, profile) for v in body.outputs)
+    live, _ = _liveness(body, profile)
+    return total + Cost(0, written, SPELLED, SPELLED * profile.operation + 4 * written / profile.copy, live)
 
 
 def _is_padded(value: Value) -> bool:
@@ -198,4 +241,33 @@ def _contract(value: Value, profile: Profile) -> Cost:
 
 def _innermost(value: Value) -> str | None:
     """The axis along which entries lie side by side."""
-    return next((a for a in reversed(value.axes) if value.size(a) > 1), None)
+    sizes = value.sizes
+    return next((a for a in reversed(_lying(value)) if sizes[a] > 1), None)
+
+
+@lru_cache(maxsize=1 << 12)
+def _lying(value: Value) -> Axes:
+    """The order of axes in which a value is left: a product of matrices as it comes, a function as what it is of."""
+    op, args = value.op, value.args
+    match op:
+        case p.Contract(over=over):
+            x, y = (a.axes for a in args)
+            batch = [a for a in x if a in y and a not in over]
+            return (*batch, *(a for a in x if a not in y), *(a for a in y if a not in x))
+        case p.Map():
+            full = [a for a in args if len(a.axes) == len(value.axes)]
+            made = [a for a in full if isinstance(a.op, p.Contract | p.Solve | p.Pick)]
+            data = [a for a in (full or args) if not _fixed(a)]
+            return tuple(dict.fromkeys(axis for a in (*(made or data), *args) for axis in _lying(a)))
+        case p.Pick(index=index) if isinstance(region := args[0].op, p.Region):
+            return _lying(region.body.outputs[index])
+        case p.Rename(old=old, new=new):
+            return tuple(new if a == old else a for a in _lying(args[0]))
+        case p.Order(packed=False) | p.Detach() | p.Cast() | p.Slice() | p.Pad() | p.Cumulate():
+            return _lying(args[0])
+    return value.axes
+
+
+def _fixed(value: Value) -> bool:
+    """Whether a value is a mask: made of positions and numbers."""
+    return not isinstance(value.op, p.Input | p.Pick | p.Contract | p.Solve) and all(_fixed(a) for a in value.args)

@@ -74,10 +74,13 @@ def _applied(b: Builder, slope: Slope, state: Value) -> Value:
 
 
 class Affine:
-    """The terms of the segment formula as lines, each computed once."""
+    """The terms of the segment formula as lines, each computed once; with `entering`, S₀ is known and all is offset.
 
-    def __init__(self, b: Builder, blocks: Blocks) -> None:
-        self.b, self.blocks = b, blocks
+    entering   S₀ of the only segment: its state, or None for zero
+    """
+
+    def __init__(self, b: Builder, blocks: Blocks, *, entering: tuple[Value | None] | None = None) -> None:
+        self.b, self.blocks, self.entering = b, blocks, entering
         self.done: dict[Term, Line] = {}
 
     def of(self, term: Term) -> Line:
@@ -92,6 +95,14 @@ class Affine:
             t for t in terms if isinstance(t, Dot) and isinstance(t.block, Leaving) and self.of(t.of).slope is not None
         ]
         return driven, tuple(t for t in terms if t not in driven)
+
+    def unresolved(self, term: Term) -> tuple[Value | None, Line]:
+        """(L, y) of a term (I − L)⁻¹ y; (None, the term) of any other."""
+        if isinstance(term, Plus) and len(term.terms) == 1:
+            return self.unresolved(term.terms[0])
+        if isinstance(term, Dot) and isinstance(term.block, Resolve):
+            return self.blocks.scores(term.block.row, term.block.column), self.of(term.of)
+        return None, self.of(term)
 
     def _of(self, term: Term) -> Line:
         match term:
@@ -110,9 +121,9 @@ class Affine:
         b, blocks = self.b, self.blocks
         match block:
             case Entering(row=row):
-                return Line(blocks.entering(row), None)
+                return self._carried(blocks.entering(row))
             case Whole():
-                return Line(blocks.whole or Same(), None)
+                return self._carried(blocks.whole or Same())
             case Scores(row=row, column=column):
                 scores = blocks.scores(row, column)
                 return line.map(lambda x: None if scores is None else b.contract(scores, _as_source(b, x), COLUMN))
@@ -129,6 +140,11 @@ class Affine:
                 return line if scores is None else _resolved(b, scores, line)
             case _:
                 assert_never(block)
+
+    def _carried(self, slope: Slope) -> Line:
+        """A block applied to S₀."""
+        line = Line(slope, None)
+        return line if self.entering is None else Line(None, line.at(self.b, self.entering[0]))
 
     def _sum(self, lines: Sequence[Line]) -> Line:
         offsets = [x.offset for x in lines if x.offset is not None]
@@ -159,15 +175,16 @@ def _resolved(b: Builder, scores: Value, line: Line) -> Line:
     slope, offset = line.slope, line.offset
     assert slope is None or isinstance(slope, Value)
     if slope is None or offset is None:
-        return line.map(lambda x: _solved(b, scores, x))
+        return line.map(lambda x: solved(b, scores, x))
     n, values = slope.size(KEY), VALUE in offset.axes
     right = b.rename(offset, VALUE, KEY) if values else b.expand(offset, {KEY: 1})
-    both = _solved(b, scores, b.concat([slope, right], KEY))
+    both = solved(b, scores, b.concat([slope, right], KEY))
     offset = b.slice(both, KEY, n, both.size(KEY))
     return Line(b.slice(both, KEY, 0, n), b.rename(offset, KEY, VALUE) if values else b.sum(offset, (KEY,)))
 
 
-def _solved(b: Builder, scores: Value, x: Value) -> Value:
+def solved(b: Builder, scores: Value, x: Value) -> Value:
+    """(I − L)⁻¹ x."""
     if RANK not in scores.axes:
         return b.solve(scores, x, STEP, SOURCE)
     count = scores.size(RANK)

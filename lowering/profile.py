@@ -44,8 +44,12 @@ class Profile:
     padded: float = field(default=inf)
     width: int = field(default=4)
     """bytes of a real number"""
+    fresh: float = field(default=inf)
+    """bytes of memory that is handed out anew"""
+    spelled: frozenset[str] = frozenset()
+    """labels of the regions that the backend spells as a whole"""
     held: int | None = None
-    """entries of one array that are held at once, where it is not what stays in a CPU's cache"""
+    """entries of one array that are held at once, where it is not what lowering/stretch.py says"""
 
 
 def on_curve(curve: Curve, x: float) -> float:
@@ -69,19 +73,21 @@ CPU = Profile(  # two cores with AVX-512, float32
     affine=1.5e9,
     affine_step=2.7e-6,
     fft=5e9,
-    solve=2.1e10,
+    solve=1e11,
     solve_each=1.5e-7,
     copy=2.5e10,
     memory=6e9,
     operation=3e-6,
     view=1.5e-6,
-    step=1.4e-6,
+    step=4e-6,
+    fresh=2e9,
+    spelled=frozenset(("decay", "decay back", "decay of numbers")),
 )
 
 NATIVE = (
     Profile(  # the same two cores running compiled loops: what one loop reads is never stored, a view costs nothing
         name="cpu, compiled",
-        matmul=((1, 6e10), (4, 7e10), (16, 1.2e11), (64, 2e11), (256, 2.3e11)),
+        matmul=((1, 4e10), (4, 1e10), (16, 1e11), (64, 2e11), (256, 2.3e11)),
         entrywise=6e10,
         special=8e9,
         reduce=6e10,
@@ -89,15 +95,17 @@ NATIVE = (
         affine=3e9,
         affine_step=5e-9,
         fft=6e9,
-        solve=2.2e10,
-        solve_each=2e-7,
+        solve=1.2e11,
+        solve_each=5e-8,
         copy=3e11,
         memory=6e9,
-        operation=1e-7,
+        operation=1e-8,
         view=0.0,
         step=2e-8,
-        complex=50.0,
+        complex=5.0,
         padded=3e9,
+        spelled=frozenset(("decay", "decay back")),
+        held=1 << 14,
     )
 )
 

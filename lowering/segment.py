@@ -25,7 +25,9 @@ It holds for every C ≥ 1: C = 1 is the recurrence itself, and two formulas lai
 joined segment, because Φ(t←s) = Φ(t←m) Φ(m←s) makes the cross blocks products, L_xy[2, 1] = X̃₂ Ỹ₁. So the terms
 below are interpreted twice: as arrays (lowering/chunked.py), and as symbols that do not commute (the proof).
 With several input pairs, `k` and `v` are numbered and their terms added. Where a = k, as when a state forgets along
-the key that it writes, both drive one column: L_qk (W + V).
+the key that it writes, both drive one column, by X = W + V: since W = B̃ S₀ + L_ba X, it is solved for at once,
+
+    X  = Resolve(b, k) (B̃ S₀ + V),    Y = Q̃ S₀ + L_qk X,    S₁ = Whole S₀ + K̃ X.
 """
 
 from __future__ import annotations
@@ -117,7 +119,7 @@ Term: TypeAlias = Incoming | Given | Dot | Plus
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The formula: the auxiliary input W (None without a low-rank part), each read Y, and the outgoing state S₁."""
+    """The formula: the auxiliary input W or X (None without a low-rank part), each read Y, the outgoing state S₁."""
 
     auxiliary: Term | None
     reads: tuple[Term, ...]
@@ -152,8 +154,10 @@ def segment(*, before: tuple[bool, ...], pairs: int, low_rank: bool, shared: int
 
     auxiliary: Term | None = None
     if low_rank:
-        auxiliary = Dot(Resolve(READER, writer), Plus((Dot(Entering(READER), Incoming()), *driven(READER, given))))
-    every = given if auxiliary is None else {**given, writer: (*given.get(writer, ()), auxiliary)}
+        others = {k: v for k, v in given.items() if k != writer}
+        entering = Dot(Entering(READER), Incoming())
+        auxiliary = Dot(Resolve(READER, writer), Plus((entering, *given.get(writer, ()), *driven(READER, others))))
+    every = given if auxiliary is None else {**given, writer: (auxiliary,)}
 
     def read(row: Row) -> Term:
         return Plus((Dot(Entering(row), Incoming()), *driven(row, every)))

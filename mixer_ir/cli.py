@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy  # noqa: F401  # before torch, whose C code imports it deaf to Ctrl-C
+
 import mixer_ir as mx
-from mixer_ir.errors import MixerError, OptionError
+from mixer_ir.errors import MixerError, OptionError, SpecError
 from mixer_ir.language.mixer import Mixer
 
 NAME_HELP = "a mixer of the catalog (see `mixer-ir list`), or a .json file written with mx.dumps"
@@ -51,6 +53,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="mixer-ir", description="A compiler for sequence mixers: one declaration, every form.")
+    parser.add_argument("--version", action="version", version=f"mixer-ir {mx.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], int], help_: str, *, named: bool = True) -> Any:
@@ -104,7 +107,10 @@ def _mixers(name: str) -> dict[str, Mixer]:
         text = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"cannot read {name}: {error}") from error
-    mixer = mx.loads(text)
+    try:
+        mixer = mx.loads(text)
+    except SpecError as error:
+        raise SpecError(f"{name}: {error}") from error
     return {mixer.name: mixer}
 
 
@@ -157,14 +163,18 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _kernels(arguments: argparse.Namespace) -> int:
+    if arguments.out is not None:
+        _made(arguments.out)
     for key, m in _mixers(arguments.name).items():
         made = mx.compile(m, form=arguments.form).kernels(arguments.target)
         if arguments.out is None:
             print(made)
             continue
-        arguments.out.mkdir(parents=True, exist_ok=True)
         path = arguments.out / f"{key}_{arguments.target}.py"
-        path.write_text(f"{made}\n", encoding="utf-8")
+        try:
+            path.write_text(f"{made}\n", encoding="utf-8")
+        except OSError as error:
+            raise OptionError(f"cannot write {path}: {error.strerror}") from error
         print(f"wrote {path}\n{made.table}")
     return 0
 
@@ -195,11 +205,15 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"cannot make the directory {arguments.out}: {error}") from error
+    _made(arguments.out)
     return int(mx.catalog.demo(arguments.out))
+
+
+def _made(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"cannot make the directory {folder}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

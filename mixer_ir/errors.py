@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036  # said before anything else is imported that an old Python cannot read
+    raise ImportError(f"mixer-ir needs Python 3.11 or newer, and this is {sys.version.split()[0]}")
+
 
 class MixerError(Exception):
     """The base of all errors of mixer-ir."""

@@ -24,6 +24,7 @@ GRADIENTS_EVERY = 2
 CUT_EVERY = 4
 REFERENCE_EVERY = 3
 SYMBOLIC_EVERY = 40
+MAIN = ("eager", "native")
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,11 @@ class Unfit:
     why: str
 
 
-def mismatches(d: Declaration) -> Iterator[Mismatch | Unfit]:
-    """Every way in which a declaration does not do what it says; an Unfit alone if it says nothing."""
+def mismatches(d: Declaration, backend: str = "eager") -> Iterator[Mismatch | Unfit]:
+    """Every way in which a declaration does not do what it says; an Unfit alone if it says nothing.
+
+    backend   the one that is looked at most closely
+    """
     try:
         mixer = d.build()
     except mx.MixerError as error:
@@ -73,7 +77,7 @@ def mismatches(d: Declaration) -> Iterator[Mismatch | Unfit]:
     except Exception as error:
         yield Mismatch(d, "canonical", "rules", f"{type(error).__name__}: {error}")
         return
-    yield from compared(d, mixer, forms, want)
+    yield from compared(d, mixer, forms, want, backend)
 
 
 def expectation(d: Declaration, mixer: mx.Mixer) -> Expected:
@@ -84,28 +88,28 @@ def expectation(d: Declaration, mixer: mx.Mixer) -> Expected:
     return Expected(mixer, samples.draw(mixer, sizes, d.seed, given), torch.float64, seed=d.seed)
 
 
-def compared(d: Declaration, mixer: mx.Mixer, forms: list[str], want: Expected) -> Iterator[Mismatch]:
-    """Values of each form; gradients, the other backends, and a sequence cut in two in turns."""
+def compared(d: Declaration, mixer: mx.Mixer, forms: list[str], want: Expected, main: str) -> Iterator[Mismatch]:
+    """Values of each form on the main backend; its gradients, the others, and a sequence cut in two in turns."""
     backends = ["reference"] if d.seed % REFERENCE_EVERY == 0 else []
     backends += ["symbolic"] if d.seed % SYMBOLIC_EVERY == 0 and d.sizes["t"] <= 3 else []
     for i, form in enumerate(forms):
         options = {"chunk": d.chunk} if form in ("chunked", "flash") else {}
-        for backend in ["eager", *backends]:
+        for backend in [main, *backends]:
 
             def call(signals: dict, states: dict, form=form, backend=backend, options=options) -> torch.Tensor:
                 return mx.compile(mixer, form=form, backend=backend, **options)(**signals)
 
-            wanted = backend == "eager" and (d.seed + i) % GRADIENTS_EVERY == 0
+            wanted = backend == main and (d.seed + i) % GRADIENTS_EVERY == 0
             yield from judged(d, form, backend, "whole", want, call, gradients=wanted)
         if d.sizes["t"] > 1 and not d.grid and (d.seed + i) % CUT_EVERY == 0:
-            yield from judged(d, form, "eager", "cut in two", want, cut(d, mixer, form, options), gradients=True)
+            yield from judged(d, form, main, "cut in two", want, cut(d, mixer, form, main, options), gradients=True)
 
 
-def cut(d: Declaration, mixer: mx.Mixer, form: str, options: dict):
+def cut(d: Declaration, mixer: mx.Mixer, form: str, backend: str, options: dict):
     at = 1 + d.seed % (d.sizes["t"] - 1)
 
     def call(signals: dict, states: dict) -> torch.Tensor:
-        f = mx.compile(mixer, form=form, **options)
+        f = mx.compile(mixer, form=form, backend=backend, **options)
         first = {n: part(x, mixer.signals[n], 0, at, d.cross) for n, x in signals.items()}
         rest = {n: part(x, mixer.signals[n], at, d.sizes["t"], d.cross) for n, x in signals.items()}
         y, state = f.prefill(**first)
@@ -136,17 +140,18 @@ def judged(
         yield Mismatch(d, form, backend, f"{what}: values off by {found.value_error:.1e}{gradient}")
 
 
-def first(d: Declaration) -> Mismatch | None:
+def first(d: Declaration, backend: str = "eager") -> Mismatch | None:
     """The first mismatch of a declaration, if there is any."""
-    return next((m for m in mismatches(d) if isinstance(m, Mismatch)), None)
+    return next((m for m in mismatches(d, backend) if isinstance(m, Mismatch)), None)
 
 
 def shrunk(found: Mismatch, seconds: float = 60.0) -> Mismatch:
     """The smallest declaration found that still goes wrong in the same way."""
     end = time.monotonic() + seconds
+    backend = found.backend if found.backend in MAIN else MAIN[0]
     while time.monotonic() < end:
         for smaller in found.declaration.smaller():
-            again = first(smaller)
+            again = first(smaller, backend)
             if again is not None and kind(again) == kind(found):
                 found = again
                 break
@@ -171,14 +176,16 @@ class Tally:
     wrong: int = 0
 
 
-def fuzz(count: int, seed: int, *, stop: int = 1, quiet: bool = False, shrink: bool = True) -> Tally:
+def fuzz(
+    count: int, seed: int, *, stop: int = 1, quiet: bool = False, shrink: bool = True, backend: str = "eager"
+) -> Tally:
     """`count` mixers from `seed` on; ends at the `stop`-th mismatch."""
     tally, start = Tally(), time.monotonic()
     number = seed * 1_000_003
     while tally.mixers < count and tally.wrong < stop:
         d = draw(number)
         number += 1
-        found = list(mismatches(d))
+        found = list(mismatches(d, backend))
         if any(isinstance(m, Unfit) for m in found):
             tally.unfit += 1
             continue
@@ -199,9 +206,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="which mixers")
     parser.add_argument("--stop", type=int, default=1, help="end at this many mismatches")
     parser.add_argument("--no-shrink", action="store_true", help="print mismatches as they were drawn")
+    parser.add_argument("--backend", default=MAIN[0], choices=MAIN, help="the one that is tried most")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    tally = fuzz(options.count, options.seed, stop=options.stop, shrink=not options.no_shrink)
+    shrink = not options.no_shrink
+    tally = fuzz(options.count, options.seed, stop=options.stop, shrink=shrink, backend=options.backend)
     print(f"{tally.mixers} mixers, {tally.unfit} unfit draws, {tally.wrong} mismatches")
     return 1 if tally.wrong else 0
 

@@ -159,7 +159,7 @@ class Draw:
 
     def value(self, depth: int) -> Piece:
         """What a matrix is applied to."""
-        v = self.signal("v", self.rng.choice(["t v", "t v", "t"]))
+        v = self.signal("v", self.rng.choice(["t v", "t v", "t v", "t", "t", "t k", "t n"]))
         if depth <= 0 or self.chance(0.6):
             return Piece("value", "{0}", (v,))
         inner = self.value(depth - 1)
@@ -214,6 +214,9 @@ class Draw:
         match self.rng.randrange(16):
             case 0:
                 return Piece("matrix", "mx.diagonal({0})", (self.signal("d"),))
+            case 1 | 2 if self.chance(0.2):  # k is an axis of the matrix, beside one that is summed over
+                q, k = self.signal("q", "t k n"), self.signal("q", "t k n")
+                return Piece("matrix", 'mx.lowrank({0}, {1}, over="n")', (q, k))
             case 1 | 2:
                 return Piece("matrix", 'mx.lowrank({0}, {1}, over="k")', (self.feature(), self.feature()))
             case 3 | 4 | 5 | 6:

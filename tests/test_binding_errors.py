@@ -97,6 +97,13 @@ def test_devices_that_do_not_go_together(f, s):
     refused(mx.SignalError, lambda: f(**{**s, "v": s["v"].to("meta")}), "v is on meta, but q is on cpu")
 
 
+def test_tensors_without_values_side_by_side(f, s):
+    refused(mx.SignalError, lambda: f(**{n: x.to("meta") for n, x in s.items()}), "q is on the device meta", "on cpu")
+    refused(mx.SignalError, lambda: f(**{**s, "g": s["g"].to_sparse()}), "g is a sparse_coo tensor", "g.to_dense()")
+    nested = torch.nested.nested_tensor(list(s["g"]), layout=torch.jagged)
+    refused(mx.SignalError, lambda: f(**{**s, "g": nested}), "g is a nested tensor", "cu_seqlens=")
+
+
 def test_an_empty_sequence(f, s):
     refused(mx.AxisError, lambda: f(**{n: x[:, :0] for n, x in s.items()}), "q has axes (b t h k) with t = 0")
     refused(mx.AxisError, lambda: f(**{n: x[:0] for n, x in s.items()}), "b = 0: no axis may be empty")
@@ -106,6 +113,8 @@ def test_unknown_options_forms_and_backends(f):
     refused(mx.OptionError, lambda: mx.compile(memory, chunk_sise=16), "no option 'chunk_sise'", "options: chunk")
     refused(mx.OptionError, lambda: mx.compile(memory, form="chunkd"), "no form 'chunkd' (did you mean 'chunked'?)")
     refused(mx.OptionError, lambda: mx.compile(memory, backend="eagr"), "no backend 'eagr'", "eager", "reference")
+    refused(mx.OptionError, lambda: mx.compile(memory, backend=None), "no backend None")
+    refused(mx.OptionError, f.kernels, "no target ''", "sm_90")
     refused(mx.OptionError, lambda: mx.compile(lambda q: q), "mx.compile takes a mixer")
     refused(mx.OptionError, lambda: f.kernels("sm90"), "no target 'sm90' (did you mean 'sm_90'?)")
 
@@ -141,6 +150,7 @@ def test_states_that_do_not_fit(f, s):
 def test_a_step_takes_signals_without_their_time_axis(f, s):
     refused(mx.SignalError, lambda: f.step(None, **s), "q is given to step with 4 dimensions", "(b h k)")
     at = {n: x[:, 0] for n, x in s.items()}
+    refused(mx.StreamError, lambda: f.step(**at), "step needs the state", "None at the start")
     refused(mx.SignalError, lambda: f.step(None, **{n: x for n, x in at.items() if n != "k"}), "called without k")
     refused(mx.AxisError, lambda: f.step(None, **{**at, "k": torch.zeros(B, H, 5)}), "k = 5, but q gives k = 3")
 
@@ -159,6 +169,8 @@ def test_a_reset_has_one_truth_value_a_step(f, s):
 def test_an_axis_that_is_unknown_to_explain(f):
     refused(mx.AxisError, lambda: f.explain(z=3), "memory has no axis 'z'; its axes: b, t, h, k, v")
     refused(mx.AxisError, lambda: f.explain(t=0), "t = 0")
+    refused(mx.AxisError, lambda: f.explain(t="many"), "t = 'many'", "a whole number from 1")
+    refused(mx.AxisError, lambda: f.explain(q=torch.zeros(B, T, H, K), t=3), "not both: t is an axis of memory")
 
 
 @mx.mixer
@@ -252,7 +264,10 @@ def test_what_is_given_to_verify_prove_and_plot(s):
     refused(mx.FormError, lambda: mx.verify(memory, forms=["fft"]), "memory has no form 'fft'")
     refused(mx.OptionError, lambda: mx.verify(memory, backends=["numpy"]), "no backend 'numpy'")
     refused(mx.OptionError, lambda: mx.verify(memory, lengths=(0,)), "lengths = (0,)", "whole number from 1")
-    refused(mx.OptionError, lambda: mx.verify(memory, lengths=()), "at least one whole number")
+    refused(mx.OptionError, lambda: mx.verify(memory, lengths=()), "a list of numbers, each a whole number")
+    refused(mx.OptionError, lambda: mx.verify(memory, lengths=3), "lengths = 3", "a list of numbers")
+    refused(mx.OptionError, lambda: mx.verify(memory, forms="chunked"), "several names, as in forms=['chunked']")
+    refused(mx.OptionError, lambda: mx.verify(memory, backends="eager"), "as in backends=['eager']")
     refused(mx.OptionError, lambda: mx.verify(memory, chunks=(2.0,)), "chunks = (2.0,)")
     refused(mx.AxisError, lambda: mx.verify(memory, sizes={"z": 2}), "memory has no axis 'z'; its axes: b, t, h")
     refused(mx.SignalError, lambda: mx.verify(memory, signals={"w": s["q"]}), "memory has no signal 'w'")

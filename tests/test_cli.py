@@ -114,7 +114,10 @@ def test_plot(capsys, files, tmp_path, monkeypatch):
         ("verify gla --lengths 2,", "'2,' is not a list of whole numbers from 1"),
         ("verify gla --seed x", "invalid int value: 'x'"),
         ("show {absent}", "No such file"),
+        ("show {junk}", "{junk}: "),
         ("show {junk}", "not a mixer's text"),
+        ("show RetNet", "did you mean 'retnet'?"),
+        ("kernels retnet --out {junk}", "cannot make the directory"),
         ("show {other}", "this is JSON, but not a mixer's"),
         ("verify {code}", ""),
         ("plot {bent}", "bent is not a matrix applied to one of its signals"),
@@ -129,13 +132,17 @@ def test_bad_usage_is_told_with_status_2(capsys, files, arguments, words):
         pytest.importorskip("matplotlib")
     status, out, err = run(capsys, *arguments.format(**files).split())
     assert status == 2 and not out
-    assert err.startswith("mixer-ir: ") and words in err
+    assert err.startswith("mixer-ir: ") and words.format(**files) in err
 
 
 def test_help_is_no_error(capsys):
     for command in ((), ("list",), ("show",), ("verify",), ("prove",), ("plot",), ("demo",)):
         status, out, _ = run(capsys, *command, "--help")
         assert status == 0 and "usage: mixer-ir" in out
+
+
+def test_version(capsys):
+    assert run(capsys, "--version")[:2] == (0, f"mixer-ir {mx.__version__}\n")
 
 
 def test_demo_hands_on_its_status(capsys, tmp_path, monkeypatch):

@@ -183,8 +183,32 @@ def test_a_derivative_of_the_adjoint_is_that_of_the_tree() -> None:
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.skipif("native" not in available(), reason="needs a C compiler")
-def test_compiled_loops_agree() -> None:
-    of = programs("one head", 7)["region"]
+compiled = pytest.mark.skipif("native" not in available(), reason="needs a C compiler")
+
+
+@compiled
+@pytest.mark.parametrize(("axes", "gates"), [(a, g) for a in AXES for g in ("mixed", "closing")])
+def test_compiled_loops_agree(axes: str, gates: str) -> None:
+    for length in (1, 12, 33) if axes in ("one head", "batched") else (6,):
+        of = programs(axes, length)["region"]
+        arrays = drawn(of[0], gates)
+        close(everything(of, arrays, native.prepare), everything(of, arrays), 1e-12)
+
+
+@compiled
+@pytest.mark.parametrize("gates", ["mixed", "closing"])
+def test_compiled_loops_agree_on_whole_vectors(gates: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "_k", 32)
+    forward = spelled(products, AXES["pairs of a low rank"], 70)
+    of = forward, adjoint(forward, forward.input_names)
+    arrays = {n: x.float().double() for n, x in drawn(forward, gates).items()}
+    want = everything(of, arrays)
+    close(everything(of, {n: x.float() for n, x in arrays.items()}, native.prepare), want, 1e-5)
+
+
+@compiled
+def test_a_compiled_closed_step_has_no_gradient() -> None:
+    of = programs("one head", 33)["region"]
     arrays = drawn(of[0], "closing")
-    close(everything(of, arrays, native.prepare), everything(of, arrays), 1e-12)
+    made = everything(of, arrays, native.prepare)
+    assert (made["d:step"][arrays["step"].isinf()] == 0).all()

@@ -71,6 +71,52 @@ def constant(v: "b t v", eps: "" = 1.0):
     return mx.identity() @ v
 
 
+@mistake(mx.DeclarationError, "only: v is positional only", "leave out the /")
+def only(v: "b t v", /):
+    return mx.identity() @ v
+
+
+@mistake(mx.AxisError, "its operand has axes (btv)", "is 'btv' meant as 'b t v'?")
+def written_together(v: "btv"):  # noqa: F821
+    return mx.identity() @ v
+
+
+@mistake(mx.AxisError, "its operand has axes (b v)", "x + 0 * mx.index('t')")
+def timeless(v: "b v", g: "b t"):
+    return mx.diagonal(g) @ v
+
+
+@mistake(mx.DeclarationError, "a signal is not indexed with [ ]", "mx.take(x, i, axis='c')")
+def indexed(v: "b t v"):
+    return v[..., 0]
+
+
+@mistake(mx.DeclarationError, "no attribute 'exp'; write mx.exp(…)")
+def method(v: "b t v"):
+    return v.exp()
+
+
+@mistake(mx.DeclarationError, "no attribute 'shape'; a signal has named axes", "mx.size('k')")
+def shaped(v: "b t v"):
+    return v / v.shape[-1]
+
+
+@mistake(mx.DeclarationError, "mx.sum: axes are named in a string", "not -1")
+def by_number(v: "b t v"):
+    return mx.sum(v, -1)
+
+
+@mistake(mx.AxisError, "the operand of a rename needs the axis x")
+def renamed_x(v: "b t v"):
+    return mx.rename(v, x="y")
+
+
+@mistake(mx.AxisError, "the new value of state S (k v) has axes (b t v)", "are they swapped?", of=recurrence)
+def swapped(S: mx.State("k v"), k: "b t k", v: "b t v"):
+    S = S + mx.outer(k, v)
+    return k @ S, S
+
+
 @mistake(mx.DeclarationError, "many: vs stands for any number of arguments")
 def many(*vs: "b t v"):
     return mx.identity() @ vs[0]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from examples import compose_matrices
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/quickstart.md")
 
@@ -25,6 +27,12 @@ def test_page_runs(page: str) -> None:
         name = f"<{page} block {i}>"  # declarations are traced, and errors quoted, from the source in linecache
         linecache.cache[name] = (len(block), None, block.splitlines(keepends=True), name)
         exec(compile(block, name, "exec"), namespace)
+
+
+def test_the_example_of_matrices_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    compose_matrices.main()
+    errors = re.findall(r"y = M v up to (\S+)", capsys.readouterr().out)
+    assert len(errors) == 3 and max(map(float, errors)) < 1e-5
 
 
 def test_a_false_claim_fails(tmp_path: Path) -> None:

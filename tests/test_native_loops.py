@@ -11,7 +11,9 @@ import torch
 from backends import native, reference
 from backends.native import sharing
 from backends.native.index import Cut, Index, Variable
+from backends.native.orienting import oriented
 from backends.native.sinking import sunk
+from backends.uniform import uniform
 from lowering import program as p
 from lowering.build import Builder, program
 from lowering.program import Program
@@ -131,3 +133,78 @@ def test_transforms_of_every_size(which: str, monkeypatch: pytest.MonkeyPatch, t
     got = native.prepare(of)({n: x for n, x in arrays.items() if n.startswith("x")})
     for i in range(len(inputs)):
         torch.testing.assert_close(got[f"y{i}"], arrays[f"want{i}"], rtol=1e-12, atol=1e-12)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("upper", [False, True])
+@pytest.mark.parametrize("columns", [1, 3, 8, 37])
+def test_solves_of_every_size(columns: int, upper: bool, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """What stands on the other side of the diagonal, or on it, is not read."""
+    monkeypatch.setenv("MIXER_IR_CACHE", str(tmp_path))
+    b, inputs, results = Builder(), [], {}
+    for n, axes in itertools.product((1, 2, 8, 21), ("bij", "jib")):
+        sizes = {"b": 2, "i": n, "j": n, "v": columns}
+        lower = b.input(f"l{n}{axes}", tuple(axes), tuple(sizes[a] for a in axes))
+        right = b.input(f"r{n}{axes}", ("b", "i", "v"), (2, n, columns))
+        inputs += [lower, right]
+        results[f"w{n}{axes}"] = b.solve(lower, right, "i", "j", upper=upper)
+    of = program(results, inputs)
+    arrays = {n: x if n[0] == "r" else x / 4 for n, x in given(of).items()}
+    want = reference.prepare(of)(arrays)
+    got = native.prepare(of)({n: torch.from_numpy(x) for n, x in arrays.items()})
+    for name in want:
+        np.testing.assert_allclose(got[name].numpy(), want[name], rtol=1e-11, atol=1e-11)
+
+
+def test_products_lie_as_the_inputs_do() -> None:
+    """A product's columns are the axis that is innermost in the inputs, under whatever name, in a loop's body too."""
+    b = Builder()
+    x, w = b.input("x", ("t", "i", "k"), (5, 16, 32)), b.input("w", ("s", "i"), (16, 16))
+
+    def body(inner, carries, steps, fixed):
+        named = inner.rename(steps[0], "k", "_k")
+        return [], [inner.contract(named, fixed[0], ("i",)), inner.contract(fixed[0], named, ("i",))]
+
+    _, made = b.scan("t", body, [], [x], [w])
+    before = uniform(program({"y": made[0], "z": made[1]}, [x, w]))
+    (loop,) = loops(uniform(oriented(before)))
+    assert [v.axes for v in loop.body.outputs] == [("s", "_k"), ("s", "_k")]
+    arrays = given(before)
+    want, got = (reference.prepare(q)(arrays) for q in (before, uniform(oriented(before))))
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-12, atol=1e-12)
+
+
+@needs_a_compiler
+def test_an_expression_of_any_length(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setenv("MIXER_IR_CACHE", str(tmp_path))
+    b = Builder()
+    x = b.input("x", ("t",), (40,))
+    y = x
+    for i in range(700):
+        y = b.add(b.mul(y, 0.5), b.slice(b.pad(x, "t", i % 5, 0), "t", 0, 40))
+    of = program({"y": y}, [x])
+    want, got = reference.prepare(of)(given(of))["y"], native.prepare(of)({"x": torch.from_numpy(given(of)["x"])})["y"]
+    np.testing.assert_allclose(got.numpy(), want, rtol=1e-12, atol=1e-12)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("real", ["", "x", "y"])
+def test_products_of_complex_numbers(real: str, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """By parts where they are large, in a loop too; one factor may be real."""
+    monkeypatch.setenv("MIXER_IR_CACHE", str(tmp_path))
+    b = Builder()
+    shapes = {"x": ("t", "i", "k"), "y": ("k", "j")}
+    sizes = {"t": 3, "i": 13, "k": 21, "j": 18}
+    x, y = (b.input(n, a, tuple(sizes[c] for c in a), "real" if n == real else "complex") for n, a in shapes.items())
+
+    def body(inner, carries, steps, fixed):
+        return [], [inner.contract(inner.cast(steps[0], "complex"), fixed[0], ("k",))]
+
+    _, (z,) = b.scan("t", body, [], [x], [y])
+    of = program({"z": z, "w": b.contract(x, b.map("exp", y), ("k",))}, [x, y])
+    arrays = {n: v + (0 if n == real else 0.5j * v[::-1]) for n, v in given(of).items()}
+    want = reference.prepare(of)(arrays)
+    got = native.prepare(of)({n: torch.from_numpy(v) for n, v in arrays.items()})
+    for name in want:
+        np.testing.assert_allclose(got[name].numpy(), want[name], rtol=1e-11, atol=1e-11)

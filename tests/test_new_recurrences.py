@@ -230,6 +230,22 @@ def second_memory(
     return S, P, q @ P
 
 
+def loop_of_squares(q, k, v, g):
+    def step(S, q, k, v, g):
+        S = g.exp()[:, None, None, None] * S + torch.einsum("bk,bl,bv->bklv", k, k, v)
+        return S, torch.einsum("bk,bl,bklv->bv", q, q, S)
+
+    return scan(step, torch.zeros(len(q), 3, 3, v.shape[-1], dtype=torch.float64), over=(q, k, v, g))
+
+
+@by(loop_of_squares, g=negative)
+@mx.recurrence
+def squares(S: mx.State("k l v"), q: "b t k", k: "b t k", v: "b t v", g: "b t"):
+    """a memory of the products of features, along an axis l that no signal has"""
+    S = mx.exp(g) * S + mx.outer(k * mx.rename(k, k="l"), v)
+    return S, mx.contract(q * mx.rename(q, k="l"), S, over="k l")
+
+
 @by(lambda x, a: scan(lambda s, x, a: (a * s + x,) * 2, torch.zeros(()), over=(x[None], a[None]))[0])
 @mx.recurrence
 def bare(s: mx.State(""), x: "t", a: "t"):

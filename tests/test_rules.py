@@ -57,6 +57,8 @@ bias, mask, v, c, v2 = (
     signal("v2", "t n"),
 )
 W = signal("W", "m n")
+p, r, v3 = signal("p", "t k n"), signal("r", "t k n"), signal("v3", "b t k")
+"""beside them, k is an axis of the batch or of the values, and summed over in q and k"""
 SIZES["m"] = 2
 
 
@@ -97,6 +99,7 @@ class Draw:
             lambda: mx.lowrank(q, k),
             lambda: mx.lowrank(mx.cumsum(q), k),
             lambda: mx.lowrank(q2, k2),
+            lambda: mx.lowrank(p, r, over="n"),
             self.semiseparable,
             self.semiseparable,
             lambda: Semiseparable(C=ONE, A=Transition(log=g), B=ONE, over=()),
@@ -154,7 +157,7 @@ class Draw:
     def application(self) -> Expr:
         return Apply(
             matrix=self.matrix(self.one(0, 1, 1, 2)),
-            of=self.one(v, v, f, d, mx.cumsum(v), v2, mx.reverse(mx.reverse(d))),
+            of=self.one(v, v, f, d, mx.cumsum(v), v2, v3, mx.reverse(mx.reverse(d))),
         )
 
 

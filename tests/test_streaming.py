@@ -212,3 +212,22 @@ def test_forms_are_priced_with_the_states_that_are_handed_in(form: str) -> None:
     y, state = f.prefill(**first, m=m[:, :5, :5])
     z = f(**rest, m=m[:, 5:], initial_state=state)
     torch.testing.assert_close(torch.cat([y, z], 1), f(**s, m=m))
+
+
+def test_later_pieces_of_a_stream_bring_a_column_for_every_step_so_far() -> None:
+    s = {"f": torch.randn(2), "q": torch.randn(1, 7, 2), "k": torch.randn(1, 7, 2), "v": torch.randn(1, 7)}
+    m, f = torch.randn(1, 7, 9), mx.compile(beside_given_columns)
+    pieces = [{n: x if n == "f" else x[:, at] for n, x in s.items()} for at in (slice(3), slice(3, 5), slice(5, 7))]
+    _, state = f.prefill(**pieces[0], m=m[:, :3, :3])
+    for columns in (2, 3, 4, 6):
+        wrong = r"over t = 2 after 3 steps, but m has s = \d columns: give s = 5, one for every step so far"
+        with pytest.raises(mx.AxisError, match=wrong):
+            f(**pieces[1], m=m[:, 3:5, :columns], initial_state=state)
+    for _ in range(3):  # calls that are alike are not bound again, but their states are longer
+        _, later = f(**pieces[1], m=m[:, 3:5, :5], initial_state=state, return_state=True)
+        with pytest.raises(mx.AxisError, match="after 5 steps"):
+            f(**pieces[2], m=m[:, 5:, :5], initial_state=later)
+    at_5 = {n: x if n == "f" else x[:, 5] for n, x in s.items()}
+    _, later = f.step(later, **at_5, m=m[:, 5, :6])
+    with pytest.raises(mx.AxisError, match="t = 1 after 6 steps, but m has s = 6 columns: give s = 7"):
+        f.step(later, **at_5, m=m[:, 5, :6])

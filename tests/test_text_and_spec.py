@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 
 import pytest
 from hypothesis import example, given, settings
@@ -74,6 +75,8 @@ def test_what_is_used_often_is_written_once() -> None:
 
 @pytest.mark.parametrize("mixer", ALL, ids=lambda m: m.name)
 def test_a_mixer_comes_back_equal(mixer: mx.Mixer) -> None:
+    for other in (pickle.loads(pickle.dumps(mixer)), copy.deepcopy(mixer)):
+        assert other == mixer and other.body is mixer.body, "equal nodes are one object, however they came here"
     again = mx.loads(mx.dumps(mixer))
     assert again == mixer and again.body is mixer.body
     assert list(again.signals.items()) == list(mixer.signals.items())
@@ -137,6 +140,7 @@ def with_node(i: int, **changes: object) -> str:
 JUNK = {
     "{junk": "this is not a mixer's text: Expecting property name",
     "": "this is not a mixer's text",
+    "memory.json": "(char 0); of a file, give what is in it",
     "[" * 100_000: "this is not a mixer's text",
     "3": "this is JSON, but not a mixer's",
     "{}": "this is JSON, but not a mixer's: it has no 'mixer_ir'",

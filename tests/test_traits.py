@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 import mixer_ir as mx
 from mixer_ir.definition.oracle import entries, evaluate
+from mixer_ir.driver import samples
+from mixer_ir.errors import DeclarationError, StreamError
 from mixer_ir.nodes.expr import Signal
 from mixer_ir.nodes.matrix import Diagonal, Flip, Matrix, Semiseparable, Sum
 from mixer_ir.rules.canonical import gathered
 from mixer_ir.rules.legal import FORMS, legal, refusal
 from mixer_ir.rules.pieces import pieces
 from mixer_ir.rules.reach import Reach, entries_reach
+from tests.fuzz import part
+from tests.random_mixers import Declaration, Piece, draw
 from tests.test_affine import AFFINE
 from tests.test_rules import Draw, values
 
@@ -69,7 +75,7 @@ def backward(x: "b t v", g: "b t", q: "b t n", k: "b t n"):
 
 EXPECTED = {
     "attention": (attention, "causal data_dependent streamable", None),
-    "cross_attention": (cross_attention, "data_dependent", "softmax"),
+    "cross_attention": (cross_attention, "data_dependent streamable", "softmax"),
     "window": (window, "causal data_dependent streamable linear_time", None),
     "long_convolution": (long_convolution, "causal time_invariant streamable", None),
     "two_sided": (two_sided, "bidirectional data_dependent linear_time", "quasiseparable"),
@@ -120,6 +126,66 @@ def test_causality_holds_of_the_values(name: str) -> None:
         evaluate(mixer.body, s, axes, mixer.returns).select(mixer.returns.index("t"), 2) for s in (signals, changed)
     )
     assert torch.allclose(y, z) == mixer.traits.causal
+
+
+def streams(mixer: mx.Mixer, d: Declaration) -> bool:
+    """Whether the first step can be taken by itself, and the others from its state."""
+    n = max(d.sizes["t"], 2)
+    sizes = samples.sizes_for(mixer, n, {**d.sizes, "t": n} | ({} if d.cross else {"s": n}))
+    given = {x: torch.randn([sizes[a] for a in mixer.signals[x]]).cdouble() for x in mixer.signals if x[0] == "Z"}
+    signals = samples.draw(mixer, sizes, d.seed, given)
+    first, rest = (
+        {x: part(v, mixer.signals[x], *span, d.cross) for x, v in signals.items()} for span in ((0, 1), (1, n))
+    )
+    f = mx.compile(mixer)
+    try:
+        _, state = f.prefill(**first)
+        f(**rest, initial_state=state)
+    except StreamError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("start", (0, 30, 60))
+def test_a_mixer_streams_where_its_traits_say_so(start: int) -> None:
+    seen = set()
+    for seed in range(start, start + 30):
+        d = draw(seed)
+        if not d.grid:  # whose length is not free
+            try:
+                mixer = d.build()
+            except DeclarationError:  # resets of what cannot be packed
+                continue
+            assert mixer.traits.streamable == streams(mixer, d), str(d)
+            seen.add(mixer.traits.streamable)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'mx.softmax(mx.lowrank(q, c, over="k")) @ w',
+        'mx.softmax(mx.band(mx.lowrank(q, c, over="k"), 2, after=1)) @ w',
+        'mx.shift(mx.lowrank(q, c, over="k")) @ w',
+        'mx.decay(mx.lowrank(q, c, over="k"), mx.sigmoid(g)) @ w',
+        "mx.causal(mx.dense(m)) @ v",
+        "mx.dense(m) @ v",
+        "mx.softmax(mx.causal(mx.dense(m))) @ v",
+        "mx.softmax(mx.dense(m)) @ v",
+        "mx.causal(mx.softmax(mx.dense(m))) @ v",
+        "mx.mask(mx.diagonal(g), m > 0) @ v",
+        "mx.decay(mx.toeplitz(f, anti=g), 0.9) @ v",
+        "mx.causal(mx.circulant(f)) @ v",
+        'mx.causal(mx.vandermonde(q, over="k").T) @ v',
+        'mx.causal(mx.lowrank(q, q, over="k").T) @ v',
+    ],
+)
+def test_a_matrix_streams_where_its_traits_say_so(text: str) -> None:
+    axes = {"q": "t k", "c": "s k", "w": "s v", "v": "t v", "g": "t", "f": "t", "m": "t s"}
+    used = {n: a for n, a in axes.items() if re.search(rf"\b{n}\b", text)}
+    d = Declaration((), (), Piece("value", text), used, {"b": 1, "t": 4, "s": 4, "k": 2, "v": 2})
+    mixer = d.build()
+    assert mixer.traits.streamable == streams(mixer, d)
 
 
 @pytest.mark.parametrize("seed", range(80))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -196,6 +197,12 @@ def test_launches(name: str, forward: int, backward: int) -> None:
     made = kernels_at(name, "chunked", k=128, v=128)
     assert len(made[0]) <= forward
     assert len(made[1]) <= backward
+
+
+def test_products_stay_products_where_registers_are_few() -> None:
+    """However short the blocks that are summed, what tensor cores can take is no sum entry by entry."""
+    for text in kernels_at("gla", "chunked", k=64, v=64)[0]:
+        assert not re.search(r"tl\.sum\(\(?\w+\[:, None, :\] \* \w+\[None, :, :\]", text)
 
 
 def test_equal_programs_give_equal_text() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,17 +19,18 @@ from backends import reference
 from backends.triton.fission import fissioned
 from backends.triton.functions import HELPERS, needed
 from backends.triton.kernel import Setting
-from backends.triton.launch import function
+from backends.triton.launch import function, prepare
 from backends.triton.levels import levels
 from backends.triton.partition import plan
 from backends.triton.real import real
+from backends.triton.relief import relieved
 from backends.triton.schedule import Line, Loop, pressure, reordered, scheduled
 from lowering import program as p
 from lowering.adjoint import adjoint
 from lowering.build import Builder, program
 from lowering.decay import Span
 from lowering.decay_region import products
-from lowering.program import Program
+from lowering.program import Program, Value
 from lowering.segment import Column, Row
 from mixer_ir.driver.kernels import lowered
 from tests.programs import arrays
@@ -56,6 +60,35 @@ def test_loops_made_small_give_the_same(name: str) -> None:
     loops = [[len(v.op.body.order) for v in x.order if isinstance(v.op, p.Scan)] for x in (back, smaller)]
     assert sum(loops[1]) < sum(loops[0])
     same(back, smaller)
+
+
+def test_what_hangs_on_no_carry_leaves_the_loop() -> None:
+    """Also where the loop needs a large product that it shares: it is made again, and no larger array is stored."""
+    b = Builder()
+    x, y = b.input("x", ("n", "i", "k"), (3, 32, 2)), b.input("y", ("n", "j", "k"), (3, 32, 2))
+
+    def step(k: Builder, carry: list[Value], steps: list[Value], _: list[Value]) -> tuple[list[Value], list[Value]]:
+        both = k.map("exp", k.contract(*steps, ("k",)))
+        return [k.add(carry[0], k.sum(both, ("j",)))], [k.order(k.contract(both, steps[0], ("i",)), ("j", "k"))]
+
+    (total,), (other,) = b.scan("n", step, [b.full(0.0, {"i": 32})], [x, y])
+    of = program({"total": total, "other": other}, [x, y])
+    smaller = fissioned(of)
+    (loop,) = (v.op for v in smaller.order if isinstance(v.op, p.Scan))
+    assert len(loop.body.outputs) == 1
+    same(of, smaller)
+
+
+def test_sums_over_the_axis_that_programs_lie_along() -> None:
+    """x (yᵀ z) in one kernel: the loop over t leaves the program's place along t alone."""
+    b = Builder()
+    x, y, z = (b.input(n, ("t", a), (512, 16)) for n, a in (("x", "k"), ("y", "k"), ("z", "v")))
+    of = program({"out": b.contract(x, b.contract(y, z, ("t",)), ("k",))}, [x, y, z])
+    (kernel,) = plan(real(of), Setting()).kernels()
+    assert "for " in kernel.text and dict(kernel.grid)["t"] > 1
+    given = {n: torch.randn(512, 16) for n in "xyz"}
+    found = prepare(of)(given)["out"]
+    torch.testing.assert_close(found, given["x"] @ (given["y"].T @ given["z"]), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 8])
@@ -131,6 +164,41 @@ def test_lines_keep_their_meaning_in_another_order() -> None:
         for i, name in enumerate(names):
             assert all(f"b{k}" not in names[:i] for k in range(6) if name == f"a{k}")
         assert pressure(made) <= held
+
+
+def meant(lines: list[Line | Loop], known: dict[str, str] | None = None) -> list[str]:
+    """What statements do, with every name replaced by what it stands for, however long the cache keeps it."""
+    known, found = dict(known or {}), []
+    for x in lines:
+        if isinstance(x, Loop):
+            found += [f"{x.head}: {y}" for y in meant(x.lines, known)]
+            continue
+        text = re.sub(r', eviction_policy="\w+"', "", x.text)
+        text = re.sub(r"\b[a-z]\w*\b", lambda n: known.get(n[0], n[0]), text)
+        if x.name:
+            assert x.name not in known
+            known[x.name] = text
+        else:
+            found.append(text)
+    return found
+
+
+def test_loads_are_done_again_rather_than_held() -> None:
+    """They mean the same, fewer registers are held; none passes a store of its array, or a new value of its place."""
+    lines: list[Line | Loop] = [Line("", "i = i + 1"), Line("x", "tl.load(p_x + i)", size=64)]
+    lines += [Line("z", "tl.load(p_z + i)", size=64), Line("s", "tl.sum(x, axis=0)", size=1)]
+    lines += [Line("u", "tl.load(p_u + i)", size=64), Line("v", "tl.load(p_v + i)", size=64)]
+    lines += [Line("w", "u * v + s", size=64), Line("", "tl.store(p_w, w)"), Line("", "tl.store(p_y, x + z)")]
+    made = relieved(lines, 64)
+    assert pressure(made) < pressure(lines) and meant(made) == meant(lines)
+    text = [x.text for x in made if isinstance(x, Line)]
+    assert sum("tl.load(p_x" in x for x in text) == 2 and sum("tl.load(p_z" in x for x in text) == 1
+    assert len({x for x in text if "tl.load(p_x" in x}) == 2  # else a compiler would make one of them
+    for held in ("tl.store(p_x, w)", "i = i + 2"):
+        other = [replace(x, text=x.text.replace("tl.store(p_w, w)", held)) for x in lines if isinstance(x, Line)]
+        fixed = relieved([*other], 64)
+        again = [x.text for x in fixed if isinstance(x, Line) and "tl.load(p_x" in x.text]
+        assert len(again) == 1
 
 
 def test_tiles_of_large_heads_are_cut_to_registers() -> None:

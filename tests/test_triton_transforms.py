@@ -1,6 +1,8 @@
-"""Fourier transforms as products of matrices, in one generated kernel with the gates around them."""
+"""Fourier transforms as products of matrices, in generated kernels with the gates around them."""
 
 from __future__ import annotations
+
+from math import prod
 
 import numpy as np
 import pytest
@@ -14,13 +16,14 @@ from backends import reference
 from backends.triton import launch
 from backends.triton.kernel import Setting
 from backends.triton.levels import levels
-from backends.triton.partition import plan
+from backends.triton.partition import Call, Plan, plan
 from backends.triton.real import real
 from lowering import program as p
 from lowering.build import Builder, program
-from lowering.monarch import fourier
+from lowering.filters import LAG, Filter
+from lowering.monarch import convolved, fourier
 from mixer_ir.driver import samples
-from mixer_ir.driver.kernels import lowered
+from mixer_ir.driver.kernels import lowered, planned
 
 GATED = catalog.get("hyena").mixers["hyena"]
 
@@ -38,19 +41,53 @@ def test_the_two_ways_of_a_transform_split_the_same_axis(n: int) -> None:
     np.testing.assert_allclose(out["x2"], given, atol=1e-12 * n)
 
 
-@pytest.mark.parametrize("t", [512, 1024])
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 37, 64])
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_a_real_convolution_takes_transforms_of_half_the_length(n: int, ahead: int) -> None:
+    """Modulo X^m − i a product of real polynomials of degree below 2m loses nothing, looking ahead or not."""
+    b = Builder()
+    v, h, g = b.input("v", ("t",), (n,)), b.input("h", (LAG,), (n,)), b.input("g", (LAG,), (min(ahead, n),))
+    of = program({"y": convolved(b, Filter(v, h, g, False, 0, n))}, [v, h, g])
+    rng = np.random.default_rng(0)
+    given = {x.op.name: rng.standard_normal(x.shape) for x in of.inputs if isinstance(x.op, p.Input)}
+    wanted = np.convolve(given["v"], given["h"])[:n]
+    for lag in range(1, min(ahead, n)):
+        wanted[: n - lag] += given["g"][lag] * given["v"][lag:]
+    np.testing.assert_allclose(reference.prepare(of)(given)["y"], wanted, atol=1e-12)
+    lengths = {x.args[0].size(a) for x in of.order if isinstance(x.op, p.Contract) for a in x.op.over}
+    assert prod(lengths) <= max(2 * n, 4)
+
+
+def _plans(t: int) -> list[Plan]:
+    """Forward and backward."""
+    made = planned(GATED, "monarch", None, {"b": 2, "t": t, "d": 4})[1].programs
+    return [plan(real(levels(x)), Setting(dot="tf32")) for x in made]
+
+
+@pytest.mark.parametrize("t", [512, 1024, 2048])
 def test_a_gated_convolution_is_one_kernel(t: int) -> None:
-    """Gate, transform, filter, transform back, gate: nothing between them goes through memory."""
-    of = real(levels(lowered(GATED, "monarch", None, {"b": 2, "t": t, "d": 4})))
-    made = plan(of, Setting(dot="bf16"))
-    (kernel,) = made.kernels()
-    assert len(made.steps) == 1 and dict(kernel.grid).keys() == {"b", "d"}
-    assert kernel.source.count("tl.dot(") >= 12 and "tl.atomic" not in kernel.source
+    """Gate, transform, filter, transform back, gate; the filter's transform, one for all sequences, is in memory."""
+    made = _plans(t)[0]
+    spectrum, kernel = made.kernels()
+    assert {b.name for b in spectrum.reads} == {"h"} and dict(spectrum.grid) == {"d": 4}
+    assert len(made.steps) == 2 and dict(kernel.grid) == {"b": 2, "d": 4}
+    assert kernel.source.count("tl.dot(") == 16 and "tl.atomic" not in kernel.source
 
 
-@pytest.mark.parametrize(("t", "tolerance"), [(300, 1e-9), pytest.param(1100, 1e-9, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("t", [4096, 8192, 16384])
+def test_longer_ones_go_through_memory_twice(t: int) -> None:
+    """The outer products are kernels of their own: the tiles of what lies between are a small part of a transform."""
+    forward, backward = _plans(t)
+    assert len(forward.steps) == 4 and len(backward.steps) <= 5
+    assert all("tl.dot(" in k.source for of in (forward, backward) for k in of.kernels())
+    assert not any(isinstance(step, Call) for of in (forward, backward) for step in of.steps)
+
+
+@pytest.mark.parametrize(
+    ("t", "tolerance"), [(300, 1e-9), *(pytest.param(t, 1e-9, marks=pytest.mark.slow) for t in (1100, 4096))]
+)
 def test_its_values_and_gradients(t: int, tolerance: float) -> None:
-    signals = samples.draw(GATED, {"b": 2, "t": t, "d": 2}, seed=0)
+    signals = samples.draw(GATED, {"b": 2, "t": t, "d": 1}, seed=0)
     results = []
     for form, backend in (("fft", "eager"), ("monarch", "triton")):
         given = {n: x.clone().requires_grad_() for n, x in signals.items()}
@@ -59,6 +96,15 @@ def test_its_values_and_gradients(t: int, tolerance: float) -> None:
         results.append([y, *torch.autograd.grad((y * weight).sum(), list(given.values()))])
     for theirs, ours in zip(*results, strict=True):
         assert (theirs - ours).abs().max() <= tolerance * theirs.abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("t", [4096, 16384])
+def test_bfloat16_signals_lose_their_own_rounding_alone(t: int) -> None:
+    signals = {n: x.bfloat16() for n, x in samples.draw(GATED, {"b": 1, "t": t, "d": 1}, seed=0).items()}
+    exact = mx.compile(GATED, form="fft", backend="eager")(**{n: x.double() for n, x in signals.items()})
+    made = mx.compile(GATED, form="monarch", backend="triton")(**signals)
+    assert (made.double() - exact).abs().max() <= 1e-2 * exact.abs().max()
 
 
 def test_chains_of_products_do_not_round_to_bfloat16() -> None:

@@ -16,15 +16,21 @@ from torch.autograd import forward_ad
 
 from backends.eager.cumulative import affine_scan, affine_scan_of_parts, cumulate, in_parts
 from backends.eager.entries import ENTRIES
-from backends.eager.loops import LOOPS, body_of
+from backends.eager.inverses import inverted
+from backends.eager.loops import LOOPS
+from backends.eager.memory import keep
 from backends.eager.setting import Setting
 from backends.eager.sums import SUMS
+from backends.eager.writing import Place, Writing
 from backends.plan import Call, Run, check_shape, given, plan
 from backends.uniform import uniform
 from lowering import program as p
 from lowering.program import Program, Value
 
 FOLDED = 1 << 20  # entries: a value without inputs that is larger is computed again in every call
+
+NARROW = (torch.bfloat16, torch.float16)
+NO_PLACES: Mapping[Value, Place] = {}
 
 OPERATIONS: dict[type, Callable[[Value, Setting], Call]] = {
     **ENTRIES,
@@ -40,10 +46,12 @@ def prepare(
     """A function from tensors by input name to tensors by output name.
 
     It computes in the widest floating precision among its inputs (at least float32), on their device; in that of
-    `alone` (by default PyTorch's default dtype) where no input is floating.
+    `alone` (by default PyTorch's default dtype) where no input is floating. Products of bfloat16 or float16 inputs
+    that are results as they stand are PyTorch's of that format, which sum in float32.
     """
     runs: dict[Setting, Run] = {}
-    plain = uniform(program)
+    plain = uniform(inverted(program))
+    products = nothing_but_products(plain)
 
     def call(arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         inputs = given(program, arrays)
@@ -51,13 +59,22 @@ def prepare(
             check_shape(v, x.shape)
         setting = setting_of(inputs, alone)
         if setting not in runs:
+            keep()
             with torch.inference_mode(False), torch.no_grad():
                 runs[setting] = planned(plain, setting)
-        inputs = [x.to(setting.dtype(v.kind)) for v, x in zip(program.inputs, inputs, strict=True)]
+        if not (products and len({x.dtype for x in inputs}) == 1 and inputs[0].dtype in NARROW):
+            inputs = [x.to(setting.dtype(v.kind)) for v, x in zip(program.inputs, inputs, strict=True)]
         results = runs[setting](inputs)
         return dict(zip(program.names, results if setting.recorded else own(results, inputs), strict=True))
 
     return call
+
+
+def nothing_but_products(program: Program) -> bool:
+    """Whether every result is a matrix product of two inputs."""
+    made = {v for v in program.order if isinstance(v.op, p.Contract) and {*v.args[0].axes} != {*v.args[1].axes}}
+    views = {v for v in program.order if isinstance(v.op, p.Input | p.Order)}
+    return {*program.order} == made | views and not any(a in made for v in made for a in v.args)
 
 
 def own(results: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -85,19 +102,23 @@ def followed(x: torch.Tensor) -> bool:
     return forward_ad._current_level >= 0 or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
-def planned(program: Program, setting: Setting) -> Run:
-    """The program's run under one setting."""
+def planned(program: Program, setting: Setting, places: Mapping[Value, Place] = NO_PLACES) -> Run:
+    """The program's run under one setting.
+
+    places   values that are written into arrays given with the call, where they can be: then the result is that array
+    """
 
     apart: set[Value] = set()  # concatenations that are never written
+    writing = Writing()
 
     def spell(v: Value) -> Call:
         if isinstance(v.op, p.Scan | p.Region):
-            return LOOPS[type(v.op)](v, setting, planned(body_of(v.op, setting), setting))
+            return LOOPS[type(v.op)](v, setting, lambda body, places: planned(body, setting, places))
         if v in apart:
             return lambda *parts: parts
         if isinstance(v.op, p.AffineScan) and v.args[1] in apart:
             return affine_scan_of_parts(v, setting)
-        return OPERATIONS[type(v.op)](v, setting)
+        return writing.spelled(v, setting) or OPERATIONS[type(v.op)](v, setting)
 
     known: dict[Value, Any] = {}
     for v in program.order:
@@ -107,7 +128,8 @@ def planned(program: Program, setting: Setting) -> Run:
     read = {a for v in program.order if v not in known for a in v.args} | set(program.outputs)
     used = Counter([*program.outputs, *(a for v in program.order for a in v.args)])
     apart |= {v.args[1] for v in program.order if in_parts(v, setting) and used[v.args[1]] == 1} - set(known)
-    run = plan(program, spell, {v: x for v, x in known.items() if v in read})
+    writing = Writing.of(program, setting, known, places)
+    run = plan(program, spell, {v: x for v, x in known.items() if v in read}, writing.into)
     constant = [i for i, v in enumerate(program.outputs) if v in known]
     return _copying(run, constant) if constant else run
 
@@ -115,8 +137,8 @@ def planned(program: Program, setting: Setting) -> Run:
 def _copying(run: Run, constant: list[int]) -> Run:
     """The run with fresh copies of the results that are the same in every call."""
 
-    def copying(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        results = run(inputs)
+    def copying(inputs: Sequence[torch.Tensor], places: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
+        results = run(inputs, places)
         for i in constant:
             results[i] = results[i].clone(memory_format=torch.contiguous_format)
         return results

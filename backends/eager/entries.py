@@ -74,6 +74,19 @@ def entrywise(v: Value, setting: Setting) -> Call:
     return lambda *args: fn(*(x if as_ is None else as_(x) for x, as_ in zip(args, views, strict=True)))
 
 
+def written(v: Value, setting: Setting) -> Call:
+    """The same with one more argument, which the result is written into."""
+    fn = MAPS[op_of(v, p.Map).fn]
+    views = [_argument(a, v, setting) for a in v.args]
+    if not any(views):
+        if len(views) == 2:
+            return lambda x, y, out: fn(x, y, out=out)
+        return lambda *args: fn(*args[:-1], out=args[-1])
+    return lambda *args: fn(
+        *(x if as_ is None else as_(x) for x, as_ in zip(args[:-1], views, strict=True)), out=args[-1]
+    )
+
+
 def _argument(a: Value, v: Value, setting: Setting) -> View | None:
     """How an argument is read; a whole number that makes a real one first takes the precision of the call."""
     viewed, dtype = view(a.axes, v.axes), setting.real

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -34,6 +36,8 @@ DTYPES: dict[torch.dtype, dict[Kind, torch.dtype]] = {
 NARROW = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 OPERATIONS = frozenset((*LOOPS, *INDEXED, p.Scan, p.Region, p.Pick))
 """the operations that have a spelling"""
+ROUTINE, DEFINED = re.compile(r"\b(mixer_\w+)\("), re.compile(r"^void (mixer_\w+)\(", re.MULTILINE)
+"""where a routine is called, and where it is defined"""
 KEPT = 1 << 28
 """bytes: an arena up to this size is kept for the next call"""
 
@@ -49,7 +53,7 @@ def missing() -> str | None:
     return None
 
 
-def prepare(program: Program, alone: torch.dtype | None = None) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+def prepare(program: Program, alone: torch.dtype | None = None) -> Prepared:
     """A function from tensors by input name to tensors by output name, on the processor.
 
     It computes in the widest floating precision among its inputs, at least float32; in
@@ -57,20 +61,31 @@ def prepare(program: Program, alone: torch.dtype | None = None) -> Callable[[Map
     compiler, or for tensors on another device.
     """
     installed()
-    runs: dict[Types, Run] = {}
+    return Prepared(program, alone)
 
-    def call(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        inputs = given(program, arrays)
-        for v, x in zip(program.inputs, inputs, strict=True):
+
+class Prepared:
+    """A program with its libraries, one for each combination of dtypes that it was called with."""
+
+    def __init__(self, program: Program, alone: torch.dtype | None) -> None:
+        self._program, self._alone = program, alone
+        self._runs: dict[Types, Run] = {}
+
+    def __call__(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        inputs = given(self._program, arrays)
+        for v, x in zip(self._program.inputs, inputs, strict=True):
             check_shape(v, x.shape)
             if x.device.type != "cpu":
                 raise BackendError(f"the native backend runs on the processor, but a tensor is on {x.device}")
-        types = Types.of(program, [x.dtype for x in inputs], alone)
-        if types not in runs:
-            runs[types] = load(build(program, types), program, types)
-        return dict(zip(program.names, runs[types](inputs), strict=True))
+        run = self.straight(tuple(x.dtype for x in inputs))
+        return dict(zip(self._program.names, run(inputs), strict=True))
 
-    return call
+    def straight(self, dtypes: tuple[torch.dtype, ...]) -> Run:
+        """The library for inputs of these dtypes; it checks nothing."""
+        types = Types.of(self._program, dtypes, self._alone)
+        if types not in self._runs:
+            self._runs[types] = load(build(self._program, types), self._program, types)
+        return self._runs[types]
 
 
 @dataclass(frozen=True)
@@ -107,38 +122,61 @@ def build(program: Program, types: Types) -> Record:
 
 
 def make(text: Emitted, real: torch.dtype) -> Record:
-    """The library of a text, and of the routines that it calls."""
+    """The library of a text, and those of the routines that it calls."""
     extra = ("-DDOUBLE",) if real == torch.float64 else ()
-    routines = installed().make((HERE / "runtime.c").read_text(encoding="utf-8"), extra)
-    return Record(installed().make(text.text, extra).name, routines.name, text.arena, text.apart)
+    library, *routines = installed().make(text.text, *routines_of(text.text), extra=extra)
+    return Record(library.name, tuple(path.name for path in routines), text.arena, text.apart)
+
+
+def routines_of(text: str) -> list[str]:
+    """The texts of the routines that a text calls, and of those that these call."""
+    found: dict[str, None] = {}
+    called = set(ROUTINE.findall(text))
+    while more := {file: source for file, source in _routines().items() if called & file and source not in found}:
+        for source in more.values():
+            found[source] = None
+            called |= set(ROUTINE.findall(source))
+    return list(found)
+
+
+@cache
+def _routines() -> dict[frozenset[str], str]:
+    """The texts of all routines by their names."""
+    sources = [file.read_text(encoding="utf-8") for file in sorted(HERE.glob("*.c"))]
+    return {frozenset(DEFINED.findall(source)): source for source in sources}
 
 
 def load(record: Record, program: Program, types: Types) -> Run:
     """The program as its library runs it. OSError for a library that this machine does not take."""
     with _LOCK:
-        if record.routines not in _ROUTINES:  # known to the libraries that are loaded after them
-            _ROUTINES[record.routines] = ctypes.CDLL(str(record.beside(record.routines)), mode=ctypes.RTLD_GLOBAL)
+        for name in reversed(record.routines):  # known to the libraries that are loaded after them
+            if name not in _ROUTINES:
+                _ROUTINES[name] = ctypes.CDLL(str(record.beside(name)), mode=ctypes.RTLD_GLOBAL)
     function = ctypes.CDLL(str(record.beside(record.library))).run
     function.restype = None
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
     shapes = [v.shape for v in program.outputs]
     addresses = ctypes.c_void_p * (len(types.inputs) + len(shapes))
 
+    made = list(zip(shapes, types.outputs, strict=True))
+    needed, each = record.arena, record.apart
+
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        held = [_plain(x, dtype) for x, dtype in zip(inputs, types.inputs, strict=True)]
-        out = [torch.empty(shape, dtype=dtype) for shape, dtype in zip(shapes, types.outputs, strict=True)]
+        held = [
+            x if x.dtype is dtype and x.is_contiguous() and not x.is_neg() and not x.is_conj() else _plain(x, dtype)
+            for x, dtype in zip(inputs, types.inputs, strict=True)
+        ]
+        out = [torch.empty(shape, dtype=dtype) for shape, dtype in made]
         threads = 1 if FORKED else torch.get_num_threads()
-        arena = ARENAS.of(record.arena + threads * record.apart)
-        function(addresses(*(x.data_ptr() for x in (*held, *out))), arena.data_ptr(), threads)
+        arena = ARENAS.of(needed + threads * each)
+        function(addresses(*[x.data_ptr() for x in (*held, *out)]), arena.data_ptr(), threads)
         return out
 
     return run
 
 
 def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x as numbers of this dtype side by side: mostly as it is."""
-    if x.dtype is dtype and x.is_contiguous() and not x.is_conj() and not x.is_neg():
-        return x
+    """x as numbers of this dtype side by side."""
     return x.to(dtype).contiguous().resolve_conj().resolve_neg()
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
 
+from backends.native.decays import decay, laid_out
 from backends.native.entries import added, copied, entrywise, gathered
 from backends.native.fusing import Fusions, is_product
 from backends.native.index import Index, Variable
@@ -46,9 +49,9 @@ class Emitter:
     def scope(self) -> Scope:
         return Scope(self.where, self.fresh, self.share, self.first, self.sizes, self.lane)
 
-    def place(self, v: Value) -> tuple[Store, int]:
-        """A new array for v, and its place in the arena."""
-        sizes = self.scope().extent(v.sizes)
+    def place(self, v: Value, sizes: Mapping[str, int] | None = None) -> tuple[Store, int]:
+        """A new array for v, its axes in the order of `sizes` if that is given, and its place in the arena."""
+        sizes = self.scope().extent(sizes or v.sizes)
         if self.lane in sizes and not is_product(v):
             sizes = {**{a: n for a, n in sizes.items() if a != self.lane}, self.lane: sizes[self.lane]}
         at = self.arena.take(entries(sizes) * self.size(v.kind))
@@ -65,11 +68,10 @@ class Emitter:
         targets: dict[Value, Store] = {}
         copies = []
         for v, store in results:
-            source = v
-            while isinstance(source.op, p.Order | p.Detach) and source not in stored:
-                source = source.args[0]
-            if source in stored and source not in targets and not _from_carry(source) and writes_to(source, store):
-                targets[source] = store
+            source, place = _under(v, store, stored)
+            fits = place is not None and source in stored and source not in targets and not _from_carry(source)
+            if fits and place is not None and writes_to(source, place):
+                targets[source] = place
             else:
                 copies.append((v, store))
         made = steps(program, stored, copies, self.lane)
@@ -94,6 +96,8 @@ class Emitter:
             return self._scan(first, first.op, step.values[1:], targets)
         if isinstance(first.op, Shared):
             return self._shared(first, first.op, step.values[1:], targets)
+        if isinstance(first.op, p.Region):
+            return self._region(first, first.op, step.values[1:], targets)
         taken = []
         stores: dict[Value, Store | None] = {}
         for v in step.values:
@@ -170,11 +174,29 @@ class Emitter:
                 taken += [(whole, held[2 * i]), (whole, held[2 * i + 1])]
         return [*taken, *((whole, at) for at in held[2 * op.carries :])]
 
-    def _side_by_side(self, body: Program) -> None:
+    def _region(
+        self, whole: Value, op: p.Region, picks: Sequence[Value], targets: Mapping[Value, Store]
+    ) -> list[tuple[Value, int]]:
+        """A region that is one routine."""
+        taken, results = [], {}
+        for v in picks:
+            assert isinstance(v.op, p.Pick)
+            if v in targets:
+                store = targets[v]
+            else:
+                store, at = self.place(v, laid_out(v))
+                taken.append((v, at))
+            self.where[v] = results[op.body.names[v.op.index]] = store
+        self.lines += decay(self.scope(), whole, results)
+        return taken
+
+    def _side_by_side(self, body: Program, tiles: Sequence[tuple[str, int, int]]) -> None:
         """What is read again and again, copied to where the entries of the lane lie side by side."""
         reads = self.fusions.of(body).reads
         for x in body.inputs:
-            if self.lane not in x.axes or reads.get(x, 0) < 8 * entries(x.sizes) or not viewed(x, self.where):
+            apart = prod(n // tile for a, n, tile in tiles if a not in x.axes)  # each of these pieces would copy it
+            often = reads.get(x, 0) >= 8 * apart * entries(x.sizes)
+            if self.lane not in x.axes or not often or not viewed(x, self.where):
                 continue
             probes = {a: Variable(a, n, whole=True) for a, n in x.sizes.items()}
             _, place = address(x, {a: Index.of(i) for a, i in probes.items()}, self.where)
@@ -215,7 +237,7 @@ class Emitter:
         self.first = {a: Index.of(i) * tile for (a, _, tile), i in zip(op.tiles, pieces, strict=True)}
         self.sizes = {a: tile for a, _, tile in op.tiles}
         self.lane = next((a for a, _, tile in op.tiles if tile > 1), None)
-        self._side_by_side(op.body)
+        self._side_by_side(op.body, op.tiles)
         parts = []
         for v, y, _, place in sums:
             here, _ = self.place(y)
@@ -232,6 +254,24 @@ class Emitter:
         for v, _, store, place in sums:
             self.lines += gathered(self.scope(), v, store, place)
         return taken
+
+
+def _under(v: Value, store: Store, stored: frozenset[Value]) -> tuple[Value, Store | None]:
+    """What v only looks at differently, and where that lies when v lies in `store`; None if nowhere as one array."""
+    while v not in stored:
+        strides = dict(store.strides)
+        match v.op:
+            case p.Order() | p.Detach():
+                pass
+            case p.Rename(old=old, new=new) if new not in store.origin:
+                strides[old] = strides.pop(new)
+            case p.Merge(outer=outer, inner=inner, axis=axis) if axis not in store.origin:
+                step = strides.pop(axis)
+                strides[outer], strides[inner] = step * v.args[0].size(inner), step
+            case _:
+                return v, None
+        v, store = v.args[0], replace(store, strides=strides)
+    return v, store
 
 
 def _from_carry(v: Value) -> bool:

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -37,10 +37,16 @@ FLAGS = (
     "-fPIC",
     "-fno-math-errno",
     "-fno-trapping-math",
+    "-fno-thread-jumps",  # it takes loops apart that are vectorised whole
     "-ffp-contract=fast",
+    "-fcx-fortran-rules",  # products of complex numbers are four of real ones, as PyTorch's are
     "-fopenmp",
     "-Wno-unknown-pragmas",
 )
+OPTIONAL = ((), ("-fcx-fortran-rules",), ("-fopenmp",), ("-fcx-fortran-rules", "-fopenmp"))
+"""flags that a compiler may lack"""
+ALIGNED = ("-mno-red-zone",) if platform.machine() in ("x86_64", "AMD64") else ()
+"""in the space below the stack, gcc 12 puts vectors where they are not aligned"""
 MISSING = (
     "the native backend compiles its programs with the machine's C compiler, and there is none that works ({reason}); "
     "install gcc or clang (Debian and Ubuntu: apt install gcc; Fedora: dnf install gcc; macOS: xcode-select "
@@ -63,35 +69,45 @@ class Compiler:
     flags: tuple[str, ...]
     version: str
 
-    def make(self, source: str, extra: tuple[str, ...] = ()) -> Path:
-        """The library of a text, from the disk or made now."""
-        facts = (source, _support(), self.version, *self.command, *self.flags, *extra, processor())
-        name = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:32]
-        path = folder(KEPT) / f"{name}.so"
-        if not path.exists():
-            self._make(source, extra, path)
-        return path
+    def make(self, *sources: str, extra: tuple[str, ...] = ()) -> list[Path]:
+        """The library of each text, from the disk or made now, all at once."""
+        found: dict[str, Path] = {}
+        for source in sources:
+            facts = (source, _support(), self.version, *self.command, *self.flags, *extra, processor())
+            name = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:32]
+            found[source] = folder(KEPT) / f"{name}.so"
+        missing = {source: path for source, path in found.items() if not path.exists()}
+        if missing:
+            self._make(missing, extra, folder(KEPT))
+        return [found[source] for source in sources]
 
-    def _make(self, source: str, extra: tuple[str, ...], path: Path) -> None:
+    def _make(self, sources: Mapping[str, Path], extra: tuple[str, ...], where: Path) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            clean(path.parent)
-            with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as place:
-                text, made = Path(place, "program.c"), Path(place, "program.so")
-                text.write_text(source, encoding="utf-8")
-                command = [*self.command, *self.flags, *extra, f"-I{HERE}", str(text), "-o", str(made), "-lm"]
-                status, said = RUNNING.run(command)
-                if status:
-                    log = path.with_suffix(".log")
-                    log.write_text(f"{shlex.join(command)}\nexit status {status}\n{said}\n{source}", encoding="utf-8")
-                    raise BackendError(
-                        f"{shlex.join(self.command)} does not compile a program: {_first(said) or f'status {status}'} "
-                        f"(all that it said, and the program: {log})"
+            where.mkdir(parents=True, exist_ok=True)
+            clean(where)
+            with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=where) as place:
+                commands = []
+                for source, path in sources.items():
+                    text, made = Path(place, path.stem, "program.c"), Path(place, path.stem, "program.so")
+                    text.parent.mkdir()
+                    text.write_text(source, encoding="utf-8")
+                    commands.append(
+                        [*self.command, *self.flags, *extra, f"-I{HERE}", str(text), "-o", str(made), "-lm"]
                     )
-                os.replace(made, path)
+                ended = RUNNING.run(commands)
+                for (source, path), command, (status, said) in zip(sources.items(), commands, ended, strict=True):
+                    if status:
+                        log = path.with_suffix(".log")
+                        told = f"{shlex.join(command)}\nexit status {status}\n{said}\n{source}"
+                        log.write_text(told, encoding="utf-8")
+                        raise BackendError(
+                            f"{shlex.join(self.command)} does not compile a program: "
+                            f"{_first(said) or f'status {status}'} (all that it said, and the program: {log})"
+                        )
+                    os.replace(Path(place, path.stem, "program.so"), path)
         except OSError as error:
             raise BackendError(
-                f"the native backend keeps compiled programs in {path.parent}, where it cannot write "
+                f"the native backend keeps compiled programs in {where}, where it cannot write "
                 f"({error.strerror}); name another folder with MIXER_IR_CACHE"
             ) from error
 
@@ -108,15 +124,34 @@ class Running:
         self._lock = threading.Lock()
         self.stopped = False
 
-    def run(self, command: Sequence[str]) -> tuple[int, str]:
-        """(exit status, complaints).
+    def run(self, commands: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
+        """(exit status, complaints) of each command; they run at once.
 
         A Ctrl-C that is meant for Python also hits what was just born and has no session of its own yet: then again.
         """
-        status, said = self._once(command)
-        return self._once(command) if status == -signal.SIGINT else (status, said)
+        ended = self._once(commands)
+        hit = [i for i, (status, _) in enumerate(ended) if status == -signal.SIGINT]
+        for i, again in zip(hit, self._once([commands[i] for i in hit]), strict=True):
+            ended[i] = again
+        return ended
 
-    def _once(self, command: Sequence[str]) -> tuple[int, str]:
+    def _once(self, commands: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
+        started: list[subprocess.Popen[str]] = []
+        try:
+            for command in commands:
+                started.append(self._started(command))
+            ended = [(process.communicate()[1], process.returncode) for process in started]
+        except BaseException:
+            for process in started:
+                _end(process)
+            raise
+        finally:
+            self._held.difference_update(started)
+        if self.stopped:
+            raise BackendError(ENDING)
+        return [(status, said) for said, status in ended]
+
+    def _started(self, command: Sequence[str]) -> subprocess.Popen[str]:
         with self._lock:
             if self.stopped:
                 raise BackendError(ENDING)
@@ -130,16 +165,7 @@ class Running:
                 start_new_session=True,
             )
             self._held.add(process)
-        try:
-            said = process.communicate()[1]
-        except BaseException:
-            _end(process)
-            raise
-        finally:
-            self._held.discard(process)
-        if self.stopped:
-            raise BackendError(ENDING)
-        return process.returncode, said
+        return process
 
     def stop(self) -> None:
         """No compiler outlives the interpreter."""
@@ -212,8 +238,9 @@ def _tried(command: tuple[str, ...]) -> Compiler | str:
     wide = ("-mprefer-vector-width=512",) if "avx512f" in processor() else ()
     said = "it does not run"
     for more in (("-march=native", *wide), ("-march=native",), ("-mcpu=native",), ()):
-        for threads in (FLAGS, tuple(f for f in FLAGS if f != "-fopenmp")):
-            candidate = Compiler(command, (*threads, *more), version)
+        for lacking in OPTIONAL:
+            flags = (f for f in FLAGS if f not in lacking)
+            candidate = Compiler(command, (*flags, *ALIGNED, *more), version)
             said = _trial(candidate)
             if not said:
                 return candidate
@@ -244,7 +271,7 @@ def _first(text: str) -> str:
 @cache
 def _support() -> str:
     """What every program includes: a change of it makes all of them anew."""
-    return "".join((HERE / name).read_text(encoding="utf-8") for name in ("program.h", "runtime.c"))
+    return "".join(file.read_text(encoding="utf-8") for file in sorted(HERE.glob("*.[ch]")))
 
 
 @cache

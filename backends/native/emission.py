@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from backends.native.block import Emitter
-from backends.native.fusing import is_product, product_axes, product_sizes
+from backends.native.complexes import parted
+from backends.native.fusing import is_decay, is_product, product_axes, product_sizes
 from backends.native.memory import Store, strides_of
+from backends.native.orienting import oriented
 from backends.native.outlining import outlined
 from backends.native.sharing import LARGE, shared
 from backends.native.sinking import sunk
@@ -42,7 +44,7 @@ def emit(program: Program, width: int, narrow: Sequence[str] = ()) -> Emitted:
     narrow   for each input, then each output: the format (bfloat16, float16) of what takes two bytes there, or ""
     """
     narrow = narrow or ("",) * (len(program.inputs) + len(program.outputs))
-    plain = shared(uniform(turned(sunk(converted(opened(program), narrow)))))
+    plain = shared(uniform(turned(oriented(uniform(sunk(parted(converted(opened(program), narrow))))))))
     emitter = Emitter(width)
     stores = []
     for i, v in enumerate((*plain.inputs, *plain.outputs)):
@@ -110,7 +112,8 @@ def _as_real(v: Value) -> Value:
 
 
 def opened(program: Program) -> Program:
-    """The program with its regions spelled out, in the bodies of its loops too, and transforms of what they take."""
+    """The program with its regions spelled out but for those that are a routine, in the bodies of its loops too, and
+    transforms of what they take."""
     b = Builder()
     done: dict[Value, Value] = {v: v for v in program.inputs}
     results: dict[Value, list[Value]] = {}
@@ -118,7 +121,7 @@ def opened(program: Program) -> Program:
         op = v.op
         if isinstance(op, p.Input):
             done[v] = v
-        elif isinstance(op, p.Region):
+        elif isinstance(op, p.Region) and not is_decay(v):
             body = opened(op.body)
             results[v] = b.inline(body, dict(zip(body.input_names, (done[a] for a in v.args), strict=True)))
         elif isinstance(op, p.Pick) and v.args[0] in results:

@@ -28,7 +28,7 @@ class Judge:
     """Says of a value, from what its arguments are, whether it is inside (its parts), neither (None), or Outside."""
 
     sizes: Mapping[str, int]
-    _scans: dict[tuple[Value, tuple[Parts | None, ...]], list[Parts | None]] = field(default_factory=dict)
+    _done: dict[tuple[Value, tuple[Parts | None, ...]], list[Parts | None]] = field(default_factory=dict)
 
     @property
     def axes(self) -> frozenset[str]:
@@ -49,8 +49,8 @@ class Judge:
             if strict or any(c is not None for c in classes):
                 raise Outside
             return None
-        if isinstance(op, p.Scan):
-            results = self._scan(v, op, known)
+        if isinstance(op, p.Scan | p.Region):
+            results = self._results(v, op, known)
             return None if all(r is None for r in results) else WHOLE
         over = frozenset(op.over) & self.axes if isinstance(op, p.Reduce | p.Contract) else WHOLE
         full = self.axes <= set(v.axes) | over
@@ -74,19 +74,27 @@ class Judge:
 
     def _picked(self, v: Value, op: p.Pick, known: Mapping[Value, Parts | None]) -> Parts | None:
         whole = v.args[0]
-        if known[whole] is None or not isinstance(whole.op, p.Scan):
+        if known[whole] is None:
             return None
-        found = self._scan(whole, whole.op, known)[op.index]
+        assert isinstance(whole.op, p.Scan | p.Region)
+        found = self._results(whole, whole.op, known)[op.index]
         if found is None:
             raise Outside
         return found
 
-    def _scan(self, v: Value, op: p.Scan, known: Mapping[Value, Parts | None]) -> list[Parts | None]:
+    def _results(self, v: Value, op: p.Scan | p.Region, known: Mapping[Value, Parts | None]) -> list[Parts | None]:
         """What the results are; a carry that starts from zero may be a part of a sum."""
         key = (v, tuple(known[a] for a in v.args))
-        if key not in self._scans:
-            self._scans[key] = self._run(v, op, known)
-        return self._scans[key]
+        if key not in self._done:
+            self._done[key] = self._run(v, op, known) if isinstance(op, p.Scan) else self._region(v, op, known)
+        return self._done[key]
+
+    def _region(self, v: Value, op: p.Region, known: Mapping[Value, Parts | None]) -> list[Parts | None]:
+        found = dict(zip(op.body.inputs, (known[a] for a in v.args), strict=True))
+        for y in op.body.order:
+            if y not in found:
+                found[y] = self.of(y, found, strict=True)
+        return [found[y] for y in op.body.outputs]
 
     def _run(self, v: Value, op: p.Scan, known: Mapping[Value, Parts | None]) -> list[Parts | None]:
         if op.axis in self.axes:
@@ -134,9 +142,9 @@ def _linear(v: Value, classes: Sequence[Parts | None], parts: Parts) -> bool:
     which = [bool(c) for c in classes]
     alike = all(c == parts or is_zero(a) for a, c in zip(v.args, classes, strict=True))
     match v.op:
-        case p.Map(fn="add" | "sub"):
+        case p.Map(fn="add" | "sub" | "complex"):
             return alike
-        case p.Map(fn="neg" | "conj" | "real"):
+        case p.Map(fn="neg" | "conj" | "real" | "imag"):
             return True
         case p.Map(fn="mul") | p.Contract():
             return sum(which) == 1

@@ -20,14 +20,14 @@ from backends.native.compiler import KEPT, NoCompiler, named, processor
 
 @dataclass(frozen=True)
 class Record:
-    """A program's library and that of the routines that it calls, by their files' names.
+    """A program's library and those of the routines that it calls, by their files' names.
 
     arena     bytes that it works in, and `apart` for each thread more
     seconds   of one call, compiled and on operators, where they were measured
     """
 
     library: str
-    routines: str
+    routines: tuple[str, ...]
     arena: int
     apart: int
     seconds: tuple[float, float] | None = None
@@ -65,14 +65,14 @@ def find(key: str | None) -> Record | None:
         seconds = told["seconds"]
         made = Record(
             str(told["library"]),
-            str(told["routines"]),
+            tuple(map(str, told["routines"])),
             int(told["arena"]),
             int(told["apart"]),
             None if seconds is None else (float(seconds[0]), float(seconds[1])),
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
-    return made if all(made.beside(name).is_file() for name in (made.library, made.routines)) else None
+    return made if all(made.beside(name).is_file() for name in (made.library, *made.routines)) else None
 
 
 def keep(key: str, record: Record) -> None:

@@ -254,7 +254,7 @@ OUTSIDE cplx c_pow(cplx x, cplx y) {
     return CLIBM(cpow)(x, y);
 }
 
-// ------------------------------------------------------------------------------------- what runtime.c brings
+// ------------------------------------------------------------------------------------- what the routines bring
 
 #ifdef _OPENMP
 int omp_get_thread_num(void);
@@ -266,8 +266,38 @@ FN int thread_number(void) { return 0; }
 #ifdef DOUBLE
 #define mixer_product mixer_product_double
 #define mixer_transforms mixer_transforms_double
+#define mixer_dots mixer_dots_double
+#define mixer_solve mixer_solve_double
+#define mixer_decay mixer_decay_double
+#define mixer_decay_back mixer_decay_back_double
 #endif
 void mixer_product(long m, long n, long k, const real *a, long row_a, long column_a, const real *b, long row_b,
                    long column_b, real *c, long row_c, int add);
+void mixer_dots(long m, long n, long k, const real *a, long row_a, long column_a, const void *b, int format, long column_b,
+                real *c, long row_c, long column_c, int add);
+void mixer_solve(long n, long columns, const real *l, long row, long column, real *w, long row_w);
 void mixer_transforms(int which, long n, long count, const void *x, long step_x, long apart_x, void *y, long step_y,
                       long apart_y);
+
+// steps by keys: a row, before or after its own step, or a column; where its carried values, or its cotangents, lie
+typedef struct {
+    enum { ROW_BEFORE, ROW_AFTER, COLUMN } what;
+    const real *from;
+    long row, key;
+    real *to;
+    long to_row, to_key;
+    const real *ct;
+    long ct_row, ct_key;
+} mixer_vector;
+
+// scores of the row x with the column y, written forward and read backward
+typedef struct {
+    long x, y;
+    real *to;
+    long row, column;
+} mixer_pair;
+
+void mixer_decay(long length, long keys, const real *g, long row, long key, long count, const mixer_vector *v, long pairs,
+                 const mixer_pair *p, real *whole, long whole_key);
+void mixer_decay_back(long length, long keys, const real *g, long row, long key, long count, const mixer_vector *v, long pairs,
+                      const mixer_pair *p, const real *whole, long whole_key, real *to, long to_row, long to_key);

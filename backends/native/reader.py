@@ -161,3 +161,11 @@ def address(v: Value, at: At, where: Mapping[Value, Where]) -> tuple[Store, Inde
         case Given(value=outer, axis=axis, index=index):
             return address(outer, at if axis is None else {**at, axis: index}, where)
     return address(v.args[0], moved(v, at), where)
+
+
+def steps_of(x: Value, where: Mapping[Value, Where]) -> dict[str, int]:
+    """How far apart neighbours along each axis lie."""
+    probes = {a: Variable(f"probe {a}", n, whole=True) for a, n in x.sizes.items()}
+    _, place = address(x, {a: Index.of(i) for a, i in probes.items()}, where)
+    found = dict(place.terms)
+    return {a: found.get(i, 0) for a, i in probes.items()}

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 
-from backends.native.fusing import STRIDED, is_product, product_sizes
+from backends.native.fusing import STRIDED, is_product, is_streamed, left_narrow, product_sizes
 from backends.native.judging import WHOLE, Judge, Outside, Parts
 from lowering import program as p
 from lowering.build import Builder
@@ -19,7 +19,7 @@ from lowering.program import Program, Value
 WORTH = 1 << 19
 """operations below which a program is not shared out"""
 LARGE = 1 << 22
-"""operations of one matrix product from which threads share it out better among themselves"""
+"""operations of one matrix product from which threads share it out better among themselves, as they do streamed ones"""
 VIEWS = (*STRIDED, p.Pad, p.Flip, p.Merge, p.Expand)
 TILE = 64
 """entries of an axis that lie side by side in memory, in one piece"""
@@ -50,15 +50,16 @@ def shared(program: Program) -> Program:
 
 
 def _stages(program: Program) -> dict[Value, int]:
-    """How many large products lie one after the other before a value; they have no number themselves."""
+    """How many large products lie one after the other before a value; neither they nor what they read narrow count."""
     found: dict[Value, int] = {}
     after: dict[Value, int] = {}
+    narrow = left_narrow(program)
     for v in program.order:
         stage = max((after[a] for a in v.args), default=0)
         after[v] = stage
-        if is_product(v) and prod(product_sizes(v)) >= LARGE:
+        if is_streamed(v) or (is_product(v) and prod(product_sizes(v)) >= LARGE):
             after[v] += 1
-        else:
+        elif v not in narrow:
             found[v] = stage
     return found
 
@@ -127,6 +128,8 @@ def work(program: Program) -> float:
 def _work(v: Value) -> float:
     if isinstance(v.op, p.Scan):
         return work(v.op.body) * v.op.length
+    if isinstance(v.op, p.Region):
+        return work(v.op.body)
     if isinstance(v.op, p.Contract):
         return float(prod(v.shape) * prod(v.args[0].size(a) for a in v.op.over))
     if isinstance(v.op, p.Input | p.Constant | p.Pick | p.Iota):
@@ -179,7 +182,9 @@ def _cut_out(
         if inside[v] is not None:
             core[v] = inner.again(v, [entering(a) for a in v.args])
     read = {a for v in program.order if inside[v] is None for a in v.args} | set(program.outputs)
-    leaving = [v for v in program.order if inside[v] is not None and v in read and not isinstance(v.op, p.Scan)]
+    leaving = [
+        v for v in program.order if inside[v] is not None and v in read and not isinstance(v.op, p.Scan | p.Region)
+    ]
     body = Program(
         inputs=tuple(core[a] for a in args),
         outputs=tuple(core[v] for v in leaving),

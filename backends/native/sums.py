@@ -11,7 +11,7 @@ from backends.native.index import Index, Variable
 from backends.native.memory import Store
 from backends.native.nest import Axes, Loop, Nest, Term
 from backends.native.products import product
-from backends.native.reader import Reader, address
+from backends.native.reader import Reader, address, steps_of, viewed
 from backends.native.scope import Scope, variables
 from backends.native.spelling import NEUTRAL, TYPES, combined, literal
 from lowering import program as p
@@ -180,6 +180,10 @@ def solve(scope: Scope, v: Value, store: Store) -> list[str]:
     batch = tuple(a for a in v.axes if a != op.row and a in lower.axes)
     n = v.size(op.row)
     lines = copied(scope, right, store, v.sizes)
+    if n > 1 and v.kind == "real" and columns and viewed(lower, scope.where):
+        last_one = columns[-1]
+        if store.strides[last_one] == 1 and scope.extent(v.sizes)[last_one] >= 8:
+            return [*lines, *_solved(scope, v, store, last_one)]
     rest = {a: m for a, m in v.sizes.items() if a != op.row}
 
     def build(made: Axes) -> list[str]:
@@ -197,6 +201,30 @@ def solve(scope: Scope, v: Value, store: Store) -> list[str]:
         return nest.text(scope.share)
 
     return lines if n == 1 else [*lines, *scope.written(rest, build)]
+
+
+def _solved(scope: Scope, v: Value, store: Store, columns: str) -> list[str]:
+    """By a routine, for all entries along one axis at once."""
+    op, lower = v.op, v.args[0]
+    assert isinstance(op, p.Solve)
+    rest = {a: m for a, m in v.sizes.items() if a not in (op.row, columns)}
+    size, n, last = scope.extent(v.sizes)[columns], v.size(op.row), Index((), v.size(op.row) - 1)
+    at = last if op.upper else Index()
+    steps = steps_of(lower, scope.where)
+    back = -1 if op.upper else 1
+
+    def build(made: Axes) -> list[str]:
+        nest = Nest([Loop(i, True) for i in variables(made, tuple(rest))])
+        nest.calls = True
+        source, place = address(lower, {**made.at, op.row: at, op.col: at}, scope.where)
+        to = store.address({**made.at, op.row: at, columns: scope.first.get(columns, Index())})
+        nest.inside.append(
+            f"mixer_solve({n}, {size}, {source.pointer} + ({place}), {back * steps[op.row]}, {back * steps[op.col]}, "
+            f"{store.pointer} + ({to}), {back * store.strides[op.row]});"
+        )
+        return nest.text(scope.share, simd=False, weight=n * n * size // 8)
+
+    return scope.written(rest, build)
 
 
 def transform(scope: Scope, v: Value, store: Store) -> list[str]:

@@ -36,6 +36,7 @@ def beside(kernels: Sequence[Kernel]) -> Kernel:
         grid=(("program", start),),
         warps=max(k.warps for k in kernels),
         held=max(k.held for k in kernels),
+        fits=all(k.fits for k in kernels),
     )
 
 

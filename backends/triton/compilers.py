@@ -22,7 +22,7 @@ Task: TypeAlias = Mapping[str, Any]
 Figures: TypeAlias = dict[str, Any]
 SCRIPT = Path(__file__).parent / "compiling.py"
 STORE = Store("compiled")
-PROCESSES = 2
+PROCESSES = max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2))
 LIMIT = 900.0
 """seconds that the compilation of one kernel may take"""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import TypeAlias
 
 from lowering import program as p
@@ -31,14 +30,12 @@ Number: TypeAlias = Value | Pair
 
 
 def contract(b: Builder, x: Pair, y: Pair, over: tuple[str, ...]) -> Pair:
-    """Σ x y, as sums of products alone: the smaller factor is negated, not what is summed."""
+    """Σ x y. No factor is negated: it would be one more matrix in registers and in shared memory."""
 
     def part(u: Value, v: Value) -> Value:
         return b.const(0.0) if zero(u) or zero(v) else b.contract(u, v, over)
 
-    small = prod(y.im.shape) <= prod(x.im.shape)
-    back = part(x.im, _neg(b, y.im)) if small else part(_neg(b, x.im), y.im)
-    return Pair(_add(b, part(x.re, y.re), back), _add(b, part(x.re, y.im), part(x.im, y.re)))
+    return Pair(_sub(b, part(x.re, y.re), part(x.im, y.im)), _add(b, part(x.re, y.im), part(x.im, y.re)))
 
 
 def mul(b: Builder, x: Pair, y: Pair) -> Pair:
@@ -59,10 +56,15 @@ def _add(b: Builder, x: Value, y: Value) -> Value:
 
 
 def _sub(b: Builder, x: Value, y: Value) -> Value:
-    return x if zero(y) else b.map("neg", y) if zero(x) else b.sub(x, y)
+    return x if zero(y) else neg(b, y) if zero(x) else b.sub(x, y)
 
 
-def _neg(b: Builder, x: Value) -> Value:
+def neg(b: Builder, x: Value) -> Value:
+    """−x, without a sign that another takes back."""
+    if isinstance(x.op, p.Map) and x.op.fn == "neg":
+        return x.args[0]
+    if isinstance(x.op, p.Rename):
+        return b.rename(neg(b, x.args[0]), x.op.old, x.op.new)
     return x if zero(x) else b.map("neg", x)
 
 
@@ -96,7 +98,7 @@ def _sigmoid(b: Builder, x: Pair) -> Pair:
 
 
 def _negative(b: Builder, x: Pair) -> Pair:
-    return Pair(_neg(b, x.re), _neg(b, x.im))
+    return Pair(neg(b, x.re), neg(b, x.im))
 
 
 def _sign(b: Builder, x: Pair) -> Pair:

@@ -6,6 +6,7 @@ products and functions, and what one program after the other needs because each 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -80,6 +81,17 @@ DEVICES: dict[str, Device] = {
     ),
 }
 """target -> device, by the makers' data sheets (dense products; the caches' rates as measured by others)"""
+
+
+def triton_of(target: str) -> tuple[str, int | str, int] | None:
+    """What Triton calls a target (backend, architecture, threads of a warp); None for what is no GPU to compile for."""
+    if target in DEVICES:
+        return DEVICES[target].triton
+    if found := re.fullmatch(r"sm_(\d+)", target):
+        return "cuda", int(found[1]), 32
+    return ("hip", target, 64 if target.startswith("gfx9") else 32) if target.startswith("gfx") else None
+
+
 LAUNCH = 3e-6
 """seconds from one kernel's end to the next one's first program"""
 WAIT = 8e-7

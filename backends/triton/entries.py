@@ -72,6 +72,8 @@ def mapped(e: Evaluator, v: Value, where: Where) -> Tile:
         tiles[i] = e.typed(tiles[i], tiles[i])
     if fn == "div" and v.args[0].kind != "real":
         tiles = [e.w.map(f"({{}}).to({e.w.real})", e.typed(x, x), hint="x") for x in tiles]
+    if fn == "add" and (made := e.w.added(*tiles)) is not None:
+        return made
     form = f"_near_{fn}({{}})" if fn in ("sin", "cos") and _near(e, v.args[0]) else FORMS[fn]
     return e.w.map(form, *tiles, kind=v.kind, hint=NAMES.get(fn, "x"))
 

@@ -11,37 +11,47 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from backends.triton import tile as t
 from backends.triton.tile import Index, Tile, factor
 from backends.triton.writer import Writer
+from lowering import program as p
 from lowering.program import Value
 
 Where: TypeAlias = Mapping[str, Index]
 
 
 class Cut(Exception):
-    """This value has to be in memory before it can be read so."""
+    """This value has to be in memory before it can be read so; `always`: whatever the sizes of tiles."""
 
-    def __init__(self, value: Value, why: str) -> None:
+    def __init__(self, value: Value, why: str, *, always: bool = False) -> None:
         super().__init__(f"{value}: {why}")
-        self.value = value
+        self.value, self.always = value, always
 
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A value in memory, packed in the order of its axes."""
+    """A value in memory, packed in the order of its axes, or of `layout` where only kernels read it."""
 
     name: str
     value: Value
+    layout: tuple[str, ...] | None = None
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes as they lie, the last one without gaps."""
+        return self.layout or self.value.axes
 
     @property
     def strides(self) -> tuple[int, ...]:
-        made = [1]
-        for n in reversed(self.value.shape[1:]):
-            made.insert(0, made[0] * n)
-        return tuple(made[: len(self.value.shape)])
+        """That of each axis of the value."""
+        made, step = {}, 1
+        for a in reversed(self.axes):
+            made[a] = step
+            step *= self.value.size(a)
+        return tuple(made[a] for a in self.value.axes)
 
 
 class Evaluator:
@@ -80,6 +90,8 @@ class Evaluator:
             if (found := level.get(key)) is not None:
                 return _renamed(found[0], dict(zip(found[1], slots, strict=True)))
         made = self._made(v, here)
+        if symmetric(v) and all(ix.plain for ix in here.values()) and len({d.size for d in made.dims}) == 1:
+            made = replace(made, symmetric=True)
         self.memo[min(made.depth, len(self.memo) - 1)][key] = made, tuple(slots)
         return made
 
@@ -90,7 +102,7 @@ class Evaluator:
             return self.load(v, where)
         rule = self.rules.get(type(v.op))
         if rule is None:
-            raise Cut(v, "is computed by itself")
+            raise Cut(v, "is computed by itself", always=True)
         state = self.state()
         try:
             made: Tile = rule(self, v, where)
@@ -204,6 +216,16 @@ class Evaluator:
         return self.w.map("tl.where({}, {}, {})", inside, x, Tile(neutral, literal=True, kind=x.kind), kind=x.kind)
 
 
+@lru_cache(maxsize=1 << 12)
+def symmetric(v: Value) -> bool:
+    """Whether v[i, j] = v[j, i] is seen from its operations: a function of i · j, as the matrix of a transform."""
+    if len(v.shape) != 2 or v.shape[0] != v.shape[1] or not isinstance(v.op, p.Map | p.Cast):
+        return False
+    if all(isinstance(a.op, p.Iota) for a in v.args) and isinstance(v.op, p.Map):
+        return v.op.fn in ("mul", "add")
+    return all(not a.shape or symmetric(a) for a in v.args)
+
+
 def computed(v: Value, known: Mapping[Value, Buffer]) -> Iterator[Value]:
     """What is evaluated in place on the way to v."""
     seen, todo = set(), [v]
@@ -241,7 +263,9 @@ def _renamed(x: Tile, names: Mapping[t.Dim, t.Dim]) -> Tile:
     if dims == x.dims:
         return x
     order = tuple(sorted(dims))
-    text = x.text if order == dims else f"tl.permute({x.text}, [{', '.join(str(dims.index(d)) for d in order)}])"
+    text = x.text
+    if order != dims and not x.symmetric:
+        text = f"tl.permute({text}, [{', '.join(str(dims.index(d)) for d in order)}])"
     return replace(x, text=text, dims=order, clean=frozenset(names[d] for d in x.clean if d in names))
 
 

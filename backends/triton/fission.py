@@ -1,12 +1,13 @@
 """Loops made small: results of a step that the next one does not wait for are computed after the loop, for all at once.
 
 What remains is the change of the carries. The others read the carries that entered each step, which the loop stores;
-that is done where this takes no more room than about what the results themselves take.
+that is done where this takes no more room than about what the results themselves take. What is a result twice is one,
+and what a loop stores is not computed again after another one, as the adjoint of a loop would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from lowering import program as p
@@ -22,12 +23,15 @@ def fissioned(program: Program) -> Program:
     b = Builder()
     done: dict[Value, Value] = {}
     results: dict[Value, list[Value]] = {}
+    stored: dict[Value, Value] = {}
     for v in program.order:
         op = v.op
         if isinstance(op, p.Input):
             done[v] = v
         elif isinstance(op, p.Scan):
-            results[v] = _loop(b, op, [done[a] for a in v.args])
+            found = _loop(b, op, [done[a] for a in v.args], stored)
+            first = {y: i for i, y in reversed([*enumerate(op.body.outputs)]) if i >= op.carries}
+            results[v] = [found[first[y] if i >= op.carries else i] for i, y in enumerate(op.body.outputs)]
         elif isinstance(op, p.Pick) and v.args[0] in results:
             done[v] = results[v.args[0]][op.index]
         else:
@@ -35,8 +39,11 @@ def fissioned(program: Program) -> Program:
     return Program(inputs=program.inputs, outputs=tuple(done[v] for v in program.outputs), names=program.names)
 
 
-def _loop(b: Builder, op: p.Scan, args: Sequence[Value]) -> list[Value]:
-    """The results of a loop, some of them computed after it."""
+def _loop(b: Builder, op: p.Scan, args: Sequence[Value], found: dict[Value, Value]) -> list[Value]:
+    """The results of a loop, some of them computed after it.
+
+    found   what loops store, by how it would be computed for all steps at once
+    """
     body, n = op.body, op.carries
     carries = body.inputs[:n]
     needed = _reached(body.outputs[:n])
@@ -50,21 +57,38 @@ def _loop(b: Builder, op: p.Scan, args: Sequence[Value]) -> list[Value]:
     ]
     read = _reached([body.outputs[i] for i in late])
     stored = [x for x in read if x in needed and _stored(x, read - needed)]
-    extra = [x for x in (*carries, *stored) if x in _frontier([body.outputs[i] for i in late], set(stored))]
-    extra = [x for x in extra if x not in body.outputs[n:]]
-    if not late or sum(map(_entries, extra)) > ROOM * sum(_entries(body.outputs[i]) for i in late):
-        return b.picks(op, tuple(args))
+    carried = [x for x in stored if not _reached([x]).isdisjoint(carries)]
+    room = ROOM * sum(_entries(body.outputs[i]) for i in late)
+    offers = (
+        _extra(body, n, late, set(kept)) for kept in (stored, carried)
+    )  # what hangs on no carry can be made again
+    extra = next((x for x in offers if sum(map(_entries, x)) <= room), None)
+    if not late or extra is None:
+        picks = b.picks(op, tuple(args))
+        _remember(b, op, picks, args, found)
+        return picks
     kept = [i for i in range(len(body.outputs)) if i not in late]
     outputs = [*(body.outputs[i] for i in kept), *extra]
     smaller = Program(inputs=body.inputs, outputs=tuple(outputs), names=tuple(f"out{i}" for i in range(len(outputs))))
-    picks = b.picks(p.Scan(op.axis, op.length, smaller, n, op.steps, op.reverse), tuple(args))
+    scan = p.Scan(op.axis, op.length, smaller, n, op.steps, op.reverse)
+    picks = b.picks(scan, tuple(args))
+    _remember(b, scan, picks, args, found)
     known = dict(zip(outputs[n:], picks[n:], strict=True)) | dict(zip(body.inputs[n:], args[n:], strict=True))
     made = dict(zip(kept, picks, strict=False))
     for i in late:
         y = body.outputs[i]
-        x = b.expand(_lifted(b, y, known), {**y.sizes, op.axis: op.length})
+        x = b.expand(_lifted(b, y, known, found), {**y.sizes, op.axis: op.length})
         made[i] = b.order(b.cast(x, y.kind), (op.axis, *y.axes))
     return [made[i] for i in range(len(body.outputs))]
+
+
+def _extra(body: Program, carries: int, late: Sequence[int], stored: set[Value]) -> list[Value]:
+    """What the loop is to store for the results that are computed after it."""
+    found = _frontier([body.outputs[i] for i in late], stored)
+    order = [
+        x for x in (*body.inputs[:carries], *body.order) if x in found and (x in stored or x in body.inputs[:carries])
+    ]
+    return [x for x in dict.fromkeys(order) if x not in body.outputs[carries:]]
 
 
 def _reached(values: Sequence[Value]) -> set[Value]:
@@ -110,11 +134,25 @@ LIFTED = (
 )  # fmt: skip
 
 
-def _lifted(b: Builder, v: Value, known: dict[Value, Value]) -> Value:
-    """v for all steps at once: known values may have the loop's axis."""
+def _lifted(b: Builder, v: Value, known: dict[Value, Value], found: Mapping[Value, Value]) -> Value:
+    """v for all steps at once: known values may have the loop's axis, and what is found is there already."""
     if v not in known:
-        known[v] = _again(b, v, [_lifted(b, a, known) for a in v.args])
+        made = _again(b, v, [_lifted(b, a, known, found) for a in v.args])
+        known[v] = found.get(made, made)
     return known[v]
+
+
+def _remember(b: Builder, op: p.Scan, picks: Sequence[Value], args: Sequence[Value], found: dict[Value, Value]) -> None:
+    """What the loop stores, by how it would be computed of the carries that entered each step, if they are stored."""
+    body, n = op.body, op.carries
+    known = dict(zip(body.inputs[n:], args[n:], strict=True))
+    for y, pick in reversed([*zip(body.outputs[n:], picks[n:], strict=True)]):
+        if y in body.inputs[:n]:
+            known[y] = pick
+    for y, pick in zip(body.outputs[n:], picks[n:], strict=True):
+        inputs = {x for x in _reached([y]) if isinstance(x.op, p.Input)}
+        if y not in known and inputs <= known.keys() and _liftable(y):
+            found.setdefault(_lifted(b, y, dict(known), found), pick)
 
 
 def _again(b: Builder, v: Value, args: list[Value]) -> Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
+from backends.triton import tile as t
 from backends.triton.entries import mapped
 from backends.triton.evaluate import Evaluator, Where
 from backends.triton.products import LEAST, product, whole
@@ -61,6 +62,7 @@ def _jointly(
     assert isinstance(looped.op, p.Contract)
     over = looped.op.over
     sizes = {a: looped.args[0].size(a) for a in over}
+    single = {a: t.constant(0) for a, n in sizes.items() if n == 1}
     together = [
         x
         for x, c in zip(terms, leaves, strict=True)
@@ -71,7 +73,7 @@ def _jointly(
 
     def part(x: Value) -> Tile:
         if isinstance(x.op, p.Contract):
-            here = {**where, **r.places}
+            here = {**where, **single, **r.places}
             left, right = (r.masked(e.at(y, here)) for y in x.args)
             return product(e, left, right, r.dim, "real")
         if isinstance(x.op, p.Map):

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from backends.triton.evaluate import Buffer, Cut, Evaluator
 from backends.triton.functions import HELPERS, needed
 from backends.triton.tile import Index, constant, scalar, word
-from lowering.program import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +24,29 @@ class Setting:
     dot: str = "ieee"
     tile: int = 1 << 13
     block: int = 256
-    limit: int = 144
+    limit: int = 145
 
 
-SHAPES = ((1 << 13, 256), (1 << 13, 64), (1 << 13, 32), (1 << 12, 64), (1 << 12, 32), (1 << 11, 32), (1 << 10, 32))
-"""(tile, block) to try, those that compute least twice first"""
+SHAPES = (
+    (1 << 13, 256),
+    (1 << 13, 64),
+    (1 << 13, 32),
+    (1 << 12, 256),
+    (1 << 12, 64),
+    (1 << 12, 32),
+    (1 << 11, 256),
+    (1 << 11, 32),
+    (1 << 10, 32),
+)
+"""(tile, block) to try, those that compute least twice first; a loop's carried tile is summed at once or not at all"""
 AGAIN = 4
 """how many times the programs of a larger tile those of a smaller one may be"""
-LIMITS = (144, 112, 80)
+WORTH = 0.25
+"""where nothing fits, twice as many programs are to hold less by this power of two"""
+LIMITS = (145, 112, 80)
 """registers of a thread that tiles may take: the rest is for addresses and for what an instruction works on"""
+LAST = 64
+"""the lowest: what is to hold so little spilled with all other limits, and is launched by itself"""
 
 
 def shapes(setting: Setting) -> list[Setting]:
@@ -57,6 +70,8 @@ def fitting(write: Callable[[Setting], Kernel], options: Sequence[Setting]) -> K
         try:
             kernel = write(option)
         except Cut as cut:
+            if cut.always:
+                raise
             failed.append(cut)
             continue
         if made and kernel.programs > AGAIN * min(k.programs for k in made):
@@ -67,7 +82,8 @@ def fitting(write: Callable[[Setting], Kernel], options: Sequence[Setting]) -> K
         made.append(replace(kernel, warps=8, setting=option, fits=False))
     if not made:
         raise failed[0]
-    return min(made, key=lambda k: k.held)
+    least = min(k.programs for k in made)
+    return min(made, key=lambda k: k.held * (k.programs / least) ** WORTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +164,7 @@ def assembled(name: str, e: Evaluator, grid: Grid, writes: Sequence[Buffer], tit
     words = set(re.findall(r"\b_\w+", body))
     reads = tuple(e.buffers[v] for v in e.loaded if f"p_{e.buffers[v].name}" in body)
     pointers = [f"p_{b.name}" for b in (*reads, *writes)]
-    notes = [f"    {p}  ({_axes(b.value)})" for p, b in zip(pointers, (*reads, *writes), strict=True)]
+    notes = [f"    {p}  ({_axes(b)})" for p, b in zip(pointers, (*reads, *writes), strict=True)]
     lines = [f"    {x}" for x in (*grid.lines(), *ranges)]
     head = "\n".join(["@triton.jit", f"def {name}({', '.join(pointers)}):", f'    """{title}', "", *notes, '    """'])
     text = "\n".join([head, *lines, body, ""])
@@ -157,5 +173,5 @@ def assembled(name: str, e: Evaluator, grid: Grid, writes: Sequence[Buffer], tit
     )
 
 
-def _axes(v: Value) -> str:
-    return " ".join(f"{a}:{n}" for a, n in v.sizes.items()) or "one number"
+def _axes(b: Buffer) -> str:
+    return " ".join(f"{a}:{b.value.size(a)}" for a in b.axes) or "one number"

@@ -21,19 +21,25 @@ from torch import Tensor
 from backends.eager import own
 from backends.plan import check_shape, given
 from backends.results import COMPLEX, precision_of, results
+from backends.triton.compilers import LIMIT
+from backends.triton.devices import triton_of
 from backends.triton.evaluate import Buffer
 from backends.triton.kernel import Kernel, Setting
 from backends.triton.known import installed, refusal, sound
 from backends.triton.levels import levels
 from backends.triton.library import called
+from backends.triton.narrow import narrow
 from backends.triton.partition import Call, Launch, Plan, Repeat, Step, reads, writes
 from backends.triton.plans import planned
 from backends.triton.real import real
+from backends.triton.settle import settled
 from backends.triton.tune import Timer, Way, name_of, tuned
 from lowering import program as p
 from lowering.program import Program, Value
 from mixer_ir.errors import BackendError
 
+ROUNDED = ("bf16", "bf16 widened")
+"""how products take their factors where values between kernels may be rounded alike (backends/triton/narrow.py)"""
 CPU = "cpu"
 """the target of Triton's interpreter"""
 
@@ -78,7 +84,8 @@ class Ready:
     """A plan for inputs of some dtypes.
 
     way    of running it           real   the precision that is computed in
-    kept   the dtypes of all results, in order        stored   results that their kernel stores in another dtype
+    kept   the dtypes of all results, in order        stored   values that their kernel stores in another dtype
+    given  the dtypes of what is passed
     """
 
     plan: Plan
@@ -86,6 +93,11 @@ class Ready:
     real: torch.dtype
     stored: Mapping[Value, torch.dtype]
     kept: Sequence[torch.dtype]
+    given: Mapping[Value, torch.dtype]
+
+    def type(self, b: Buffer) -> torch.dtype:
+        """That of a kernel's array."""
+        return self.given.get(b.value) or self.dtype(b.value)
 
     def dtype(self, v: Value) -> torch.dtype:
         """That of a value in memory."""
@@ -161,24 +173,53 @@ def factors(program: Program, dtypes: Sequence[torch.dtype], alone: torch.dtype)
 
 
 def readied(
-    program: Program, plain: Program, dtypes: Sequence[torch.dtype], alone: torch.dtype, how: str | Way, target: str
+    program: Program,
+    plain: Program,
+    dtypes: Sequence[torch.dtype],
+    alone: torch.dtype,
+    how: str | Way,
+    target: str,
+    *,
+    limit: float = LIMIT,
 ) -> Ready:
     """The plan of `program` (`plain`: of real numbers) for inputs of these dtypes on a device.
 
-    how   products of matrices take their factors, or all that there is to choose
+    how     products of matrices take their factors, or all that there is to choose
+    limit   seconds that one kernel may be compiled for, where kernels are compiled to see what fits
     """
     precision = precision_of(dtypes, alone)
     wide = precision == torch.float64
     way = how if isinstance(how, Way) else Way(Setting("tl.float64" if wide else "tl.float32", how))
-    of = planned(plain, way.setting, target)
     kept = results(program, dtypes, alone)
+
+    def ready(of: Plan) -> Ready:
+        given = {v: precision if x.is_complex else x for v, x in zip(of.program.inputs, dtypes, strict=True)}
+        return Ready(of, way, precision, _stored(of, kept, precision, way.setting.dot), kept, given)
+
+    if triton_of(target) is None:
+        return ready(planned(plain, way.setting, target))
+    marks = [str(x) for x in (*dtypes, *kept)]
+
+    def make() -> Plan:
+        return settled(plain, way.setting, target, lambda of: ready(of).type, limit=limit)
+
+    return ready(planned(plain, way.setting, target, marks, make))
+
+
+def _stored(of: Plan, kept: Sequence[torch.dtype], precision: torch.dtype, dot: str) -> dict[Value, torch.dtype]:
+    """The values that their kernel stores in another dtype than it computes in."""
     read = {v for step in of.steps for v in reads(step)} | set(of.program.inputs)
     calls = {step.buffer.value for step in of.steps if isinstance(step, Call)}
     stored: dict[Value, torch.dtype] = {}
     for v, dtype in zip(of.program.outputs, kept, strict=True):
         if v.kind == "real" and not dtype.is_complex and v not in read and v not in calls:
             stored[v] = precision if stored.get(v, dtype) != dtype else dtype
-    return Ready(of, way, precision, stored, kept)
+    if dot in ROUNDED:
+        own = (b.value for step in of.steps if not isinstance(step, Call) for b in writes(step))
+        wide = [v for v, dtype in zip(of.program.outputs, kept, strict=True) if dtype.itemsize > 2]
+        between = [v for v in own if v not in stored]
+        stored |= dict.fromkeys(narrow(of.program, between, wide), torch.bfloat16)
+    return stored
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:

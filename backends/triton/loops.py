@@ -29,7 +29,7 @@ def _evaluator(setting: Setting, buffers: Mapping[Value, Buffer], roots: set[Val
 
 def _step(e: Evaluator, axis: str, n: int, reverse: bool, first: int = 0) -> tuple[str, Callable[[], Index]]:
     """(loop variable, the place in it): once round for every entry along `axis`, from the one of number `first`."""
-    name = e.w.name(f"i_{t.word(axis)}")
+    name = e.w.name(f"j_{t.word(axis)}")
 
     def place() -> Index:
         ix = replace(t.scalar(name, n, e.w.depth), low=first)

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import prod
 from typing import TypeAlias
 
 from backends.triton import loops, roots
 from backends.triton.beside import beside
+from backends.triton.chains import APART, bare, overlong, repeated
 from backends.triton.evaluate import Buffer, Cut, computed
 from backends.triton.fission import fissioned
-from backends.triton.kernel import Kernel, Setting, fitting, shapes
+from backends.triton.inverses import inverted
+from backends.triton.kernel import LAST, LIMITS, Kernel, Setting, fitting, shapes
 from backends.triton.roots import demands
 from backends.triton.sums import WHOLE
 from lowering import program as p
@@ -72,9 +75,18 @@ class Plan:
         return found
 
 
-def plan(program: Program, setting: Setting, prefix: str = "") -> Plan:
-    """The steps of a program of real numbers (backends/triton/real.py)."""
-    return _Partition(fissioned(program), setting, prefix).plan()
+def plan(program: Program, setting: Setting, prefix: str = "", limits: Mapping[Value, int] | None = None) -> Plan:
+    """The steps of a program of real numbers (backends/triton/real.py).
+
+    limits   registers of a thread for kernels that store some values of the plan's own program, as an earlier plan of
+             the same program object named them
+    """
+    return _Partition(_prepared(program), setting, prefix, limits or {}).plan()
+
+
+@lru_cache(maxsize=16)
+def _prepared(program: Program) -> Program:
+    return fissioned(inverted(program, WHOLE))
 
 
 def reads(step: Step) -> tuple[Value, ...]:
@@ -102,9 +114,12 @@ class _Partition:
     program: Program
     setting: Setting
     prefix: str
+    limits: Mapping[Value, int]
     buffers: dict[Value, Buffer] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     made: dict[Value, Step] = field(default_factory=dict)
+    inside_of: dict[Value, set[Value]] = field(default_factory=dict)
+    """what was computed in place by the steps that were made: they are made again if it is in memory by now"""
 
     def plan(self) -> Plan:
         for v in self.program.inputs:
@@ -118,7 +133,11 @@ class _Partition:
             self.complete(inputs)
             if len(self.buffers) == count:
                 break
-            self.made = {v: s for v, s in self.made.items() if isinstance(s, Repeat)}
+            self.made = {
+                v: s
+                for v, s in self.made.items()
+                if isinstance(s, Repeat) or self.inside_of[v].isdisjoint(self.buffers)
+            }
         steps = self.fused(self.needed())
         return Plan(
             self.program,
@@ -135,6 +154,7 @@ class _Partition:
                 if _producer(v) not in self.made:
                     try:
                         self.made[_producer(v)] = self.step(v)
+                        self.inside_of[_producer(v)] = {x for a in _producer(v).args for x in computed(a, self.buffers)}
                     except Cut as cut:
                         self.cut(v, cut)
                         tries += 1
@@ -156,9 +176,11 @@ class _Partition:
     def cut(self, root: Value, cut: Cut) -> None:
         """The value that is in the way gets into memory."""
         v = cut.value
+        while isinstance(v.op, p.Rename | p.Order) and v.args[0] not in self.buffers:
+            v = v.args[0]
         if v in self.buffers:
             raise BackendError(f"the triton backend cannot compute {v.op} as {cut}") from cut
-        self.buffer(v, _hint(v))
+        self.between_kernels(v)
 
     # ------------------------------------------------------------------ one step
 
@@ -174,13 +196,16 @@ class _Partition:
         if isinstance(op, p.Pick):
             return self.loop(v.args[0], name)
         if isinstance(op, p.AffineScan):
-            return self.launch(lambda s: loops.affine(name, buffer, {**rest, v: buffer}, s, title))
+            return self.launch(lambda s: loops.affine(name, buffer, {**rest, v: buffer}, s, title), v)
         if isinstance(op, p.Cumulate) and (v.size(op.axis) > WHOLE or demands(v.args, self.buffers).tiles):
-            return self.launch(lambda s: loops.cumulate(name, buffer, {**rest, v: buffer}, s, title))
+            return self.launch(lambda s: loops.cumulate(name, buffer, {**rest, v: buffer}, s, title), v)
+        if (x := overlong(v, rest, self.entries(v))) is not None:
+            raise Cut(x, "is a factor of a chain of products that is longer than a tile")
         try:
-            made = self.launch(lambda s: roots.plain(name, [buffer], {**rest, v: buffer}, s, title))
-            if not made.kernel.fits and (x := self.repeated(v, made.kernel)) is not None:
-                raise Cut(x, "is computed again by every program along an axis that it lacks")
+            made = self.launch(lambda s: roots.plain(name, [buffer], {**rest, v: buffer}, s, title), v)
+            x = self.repeated(v, made.kernel)
+            if x is not None and (not made.kernel.fits or self.products(x) >= DEEP):
+                raise Cut(bare(x), "is computed again by every program along an axis that it lacks")
             x = self.same(v) if made.kernel.crowded(CROWDED) else None
             if x is None and made.kernel.crowded(HALVED):
                 x = self.middle(v)
@@ -195,16 +220,14 @@ class _Partition:
                 self.ask(v.args)
                 return Call(buffer)
             if cut.value is v and isinstance(op, p.Cumulate):
-                return self.launch(lambda s: loops.cumulate(name, buffer, {**rest, v: buffer}, s, title))
+                return self.launch(lambda s: loops.cumulate(name, buffer, {**rest, v: buffer}, s, title), v)
             raise
 
     def repeated(self, v: Value, kernel: Kernel) -> Value | None:
         """What a kernel of v computes by products of matrices though it lacks an axis that the programs lie along."""
-        along = {a for a, n in kernel.grid if a in v.axes and v.size(a) == n}
-        known = {x: b for x, b in self.buffers.items() if x is not v}
-        inside = (x for x in computed(v, known) if along.issubset(x.axes))
-        shared = (u for x in inside for u in x.args if u.shape and not along.issubset(u.axes))
-        return next((u for u in shared if u not in known and _multiplies(u, known)), None)
+        along = [a for a, n in kernel.grid if a in v.axes and v.size(a) == n]
+        known = self.rest(v)
+        return next((u for u in repeated(v, along, known) if _multiplies(u, known)), None)
 
     def same(self, v: Value) -> Value | None:
         """Another result before it is renamed, computed again on the way to v: it gets into memory as it is."""
@@ -239,6 +262,13 @@ class _Partition:
         own = {x: Buffer("", x) for x in self.program.order if isinstance(x.op, APART)}
         return sum(isinstance(x.op, p.Contract) for a in v.args for x in computed(a, {**own, **self.buffers}))
 
+    def factor(self, v: Value) -> Value:
+        """A factor of a product on the way to v that is made of one itself and has fewer entries than v; else v."""
+        known = self.rest(v)
+        inside = (y for y in computed(v, known) if isinstance(y.op, p.Contract))
+        made = (u for y in inside for u in y.args if u not in known and _multiplies(u, known))
+        return min((v, *(bare(u) for u in made)), key=lambda u: prod(u.shape))
+
     def between(self, v: Value) -> Value | None:
         """A factor of a product on the way to v that is made of products itself, but of none with such a factor."""
         known = self.rest(v)
@@ -251,28 +281,52 @@ class _Partition:
             found = deeper or found
         return found
 
-    def launch(self, write: Callable[[Setting], Kernel]) -> Launch:
-        return Launch(fitting(write, shapes(self.setting)))
+    def launch(self, write: Callable[[Setting], Kernel], *stored: Value) -> Launch:
+        return Launch(fitting(write, shapes(replace(self.setting, limit=self.limit(stored)))))
+
+    def limit(self, stored: Sequence[Value]) -> int:
+        """The registers of a thread for the kernel that stores some values."""
+        return min((self.limits.get(v, self.setting.limit) for v in stored), default=self.setting.limit)
+
+    def entries(self, v: Value) -> int:
+        """Those of a tile that a chain of products on the way to v may span."""
+        return self.setting.tile * 3 // 8 * self.limit([v]) // LIMITS[0]
 
     def ask(self, values: Sequence[Value]) -> None:
+        """These lie in memory in the order of their axes."""
         for x in values:
-            self.buffer(x, _hint(x))
+            if self.buffer(x, _hint(x)).layout is not None:
+                self.buffers[x] = replace(self.buffers[x], layout=None)
+                self.made = {v: s for v, s in self.made.items() if not isinstance(s, Launch)}
+
+    def between_kernels(self, v: Value) -> None:
+        """v lies in memory with what kernels have as tiles next to each other."""
+        if v in self.buffers:
+            return
+        made = self.buffer(v, _hint(v))
+        tiles = () if isinstance(v.op, APART) else demands([v], self.rest(v)).tiles  # a library may compute these
+        layout = tuple(sorted(v.axes, key=lambda a: a in tiles))
+        if layout != v.axes:
+            self.buffers[v] = replace(made, layout=layout)
 
     def loop(self, scan: Value, name: str) -> Step:
         """A loop as one kernel, or from outside where its body does not fit into one."""
         assert isinstance(scan.op, p.Scan)
         for x in scan.args:
-            if x not in self.buffers and self.products(x) > 1:
-                self.buffer(x, _hint(x))  # what a step does not wait for is computed for all steps at once
+            if x not in self.buffers and (count := self.products(x)) > 1:
+                kept = self.factor(x) if count == 2 else x  # what a step does not wait for is computed for all at once
+                self.between_kernels(kept)
         picked = {v.op.index: b for v, b in self.buffers.items() if isinstance(v.op, p.Pick) and v.args[0] is scan}
         title = f"{', '.join(b.name for b in picked.values())}: a loop over {scan.op.axis}."
         try:
-            return self.launch(lambda s: loops.scan(name, scan, picked, self.buffers, s, title))
+            return self.launch(
+                lambda s: loops.scan(name, scan, picked, self.buffers, s, title), *(b.value for b in picked.values())
+            )
         except Cut as cut:
             if cut.value in self.program.order and cut.value not in self.buffers:
                 raise
         self.ask(scan.args)
-        body = plan(scan.op.body, self.setting, f"{name}_")
+        body = plan(scan.op.body, self.setting, f"{name}_", self.limits)
         return Repeat(scan, body, tuple(picked.values()))
 
     # ------------------------------------------------------------------ all steps
@@ -338,8 +392,8 @@ def _multiplies(v: Value, known: Mapping[Value, Buffer]) -> bool:
 
 
 def side_by_side(group: list[Step]) -> list[Step]:
-    """Kernels that do not wait for each other in one launch, where none is light beside the others."""
-    launches = [s for s in group if isinstance(s, Launch)]
+    """Kernels that do not wait for each other in one launch, where none is light beside the others, or spilled so."""
+    launches = [s for s in group if isinstance(s, Launch) and s.kernel.setting.limit > LAST]
     most = max((s.kernel.programs * s.kernel.held for s in launches), default=0)
     large = max((s.kernel.held for s in launches), default=0)
     joined = [s for s in launches if 8 * s.kernel.held >= large or 16 * s.kernel.programs * s.kernel.held <= most]
@@ -352,7 +406,8 @@ CROWDED, HALVED = 1.25, 2.5
 """what tiles may take of the registers that they may take, before something is put in memory instead; and before that
 is half of a result
 """
-APART = p.Solve | p.Scan | p.AffineScan | p.Pick | p.Transform
+DEEP = 4
+"""products on the way to a value that programs do not compute again, however few their registers"""
 
 
 def _producer(v: Value) -> Value:

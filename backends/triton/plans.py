@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import cache
 from hashlib import sha256
@@ -30,18 +30,20 @@ HELD = ("backends.triton.", "lowering.program")
 """modules whose classes a kept plan may hold"""
 
 
-def planned(program: Program, setting: Setting, target: str) -> Plan:
-    """The plan of a program of real numbers: from memory, from disk, or made now.
+def planned(
+    program: Program, setting: Setting, target: str, marks: Sequence[str] = (), make: Callable[[], Plan] | None = None
+) -> Plan:
+    """The plan of a program of real numbers: from memory, from disk, or made now (by `make`, which hangs on `marks`).
 
     Its own program has the same inputs and outputs in the same order, which need not be the same objects.
     """
-    key = key_of(digest(program), repr(setting), target)
+    key = key_of(digest(program), repr(setting), target, *marks)
     made = MEMORY.get(key)
     if made is None:
         if (data := STORE.get(key)) is not None:
             made = read(data)
         else:
-            made = plan(program, setting)
+            made = plan(program, setting) if make is None else make()
             STORE.put(key, written(made))
         MEMORY[key] = made
         for old in [*MEMORY][:-MOST]:

@@ -57,10 +57,10 @@ def product(e: Evaluator, x: Tile, y: Tile, over: Dim, kind: Kind) -> Tile:
     if plain:
         return result
     shape = ", ".join(str(d.size) for d in flat)
-    text = result.text if len(flat) == 2 else f"tl.reshape({result.text}, [{shape}])"
+    turn = "{}" if len(flat) == 2 else f"tl.reshape({{}}, [{shape}])"
     if flat != made:
-        text = f"tl.permute({text}, [{', '.join(str(flat.index(d)) for d in made)}])"
-    return e.w.let("b_dot", text, made, depth=depth, light=True)
+        turn = f"tl.permute({turn}, [{', '.join(str(flat.index(d)) for d in made)}])"
+    return e.w.turn(result.text, turn, made, depth=depth)
 
 
 def _turns(x: Tile, y: Tile, over: Dim) -> tuple[bool, int]:
@@ -85,7 +85,7 @@ def _matrix(e: Evaluator, x: Tile, sides: tuple[tuple[Dim, ...], tuple[Dim, ...]
     """x as a matrix: text of two dimensions."""
     order = (*sides[0], *sides[1])
     text = x.text if x.text.isidentifier() else f"({x.text})"
-    if order != x.dims:
+    if order != x.dims and not x.symmetric:
         text = f"tl.permute({text}, [{', '.join(str(x.dims.index(d)) for d in order)}])"
     if len(order) > 2:
         rows, cols = (_size(side) for side in sides)

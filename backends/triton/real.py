@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from backends.triton.complexes import COMPLEX, Number, Pair, contract, mul
+from backends.triton.complexes import COMPLEX, Number, Pair, contract, mul, neg
 from backends.uniform import argument_kinds
 from lowering import program as p
 from lowering.build import Builder
@@ -175,7 +175,7 @@ def _part(b: Builder, fn: str, args: list[Number]) -> Number:
         return Pair(b.cast(x, "real"), b.cast(y, "real"))
     if not isinstance(x, Pair):
         return b.mul(x, 0) if fn == "imag" else x
-    return x.re if fn == "real" else x.im if fn == "imag" else Pair(x.re, b.map("neg", x.im))
+    return x.re if fn == "real" else x.im if fn == "imag" else Pair(x.re, neg(b, x.im))
 
 
 def _paired(b: Builder, v: Value, pairs: list[Number], args: list[Number]) -> Number:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from math import prod
 
@@ -21,6 +21,10 @@ FLAT, FLAT_SUMS = 1024, 64
 """entries of a tile that spans all axes in a row; fewer where each is a sum"""
 
 
+FEWEST = 4
+"""entries of every block that a tile of all blocks takes"""
+
+
 @dataclass
 class Demands:
     """What the operations on the way to some values make of the axes, by name.
@@ -29,6 +33,7 @@ class Demands:
     blocks   axis -> (outer, inner, size of inner) where it is split or merged on the way
     parts    a tile's axis -> the two that it is split into
     summed   those that products of matrices sum over: where both parts of an axis are, all of it should be a tile
+    again    what is summed over, under its own name: programs that share such an axis compute the same again
     """
 
     tiles: dict[str, int] = field(default_factory=dict)
@@ -37,6 +42,7 @@ class Demands:
     names: dict[str, set[str]] = field(default_factory=dict)
     parts: dict[str, tuple[str, str]] = field(default_factory=dict)
     summed: set[str] = field(default_factory=set)
+    again: set[str] = field(default_factory=set)
     sums: bool = False
 
     def spread(self) -> None:
@@ -56,6 +62,7 @@ def demands(values: Sequence[Value], buffers: Mapping[Value, Buffer]) -> Demands
     """From `values` (themselves included) back to what is in memory."""
     found = Demands()
     seen: set[Value] = set()
+    order: list[Value] = []
     todo = list(values)
     roots = set(values)
     while todo:
@@ -64,6 +71,9 @@ def demands(values: Sequence[Value], buffers: Mapping[Value, Buffer]) -> Demands
             continue
         seen.add(v)
         todo += v.args
+        order.append(v)
+        found.again |= set(v.op.over) if isinstance(v.op, p.Contract) else set()
+    for v in order:
         _demand(found, v)
     found.spread()
     return found
@@ -74,7 +84,7 @@ def _demand(found: Demands, v: Value) -> None:
     match op:
         case p.Contract(over=over):
             x, y = v.args
-            left, right = _side(x, y), _side(y, x)
+            left, right = _side(x, y, found.again), _side(y, x, found.again)
             found.sums = True
             if left and right:
                 found.summed |= set(over)
@@ -90,7 +100,7 @@ def _demand(found: Demands, v: Value) -> None:
         case p.Solve(row=row):
             found.tiles[row] = 2
             found.whole.add(row)
-            if (side := _side(v.args[1], v.args[0])) is not None:
+            if (side := _side(v.args[1], v.args[0], found.again)) is not None:
                 found.tiles[side] = 1
         case p.Rename(old=old, new=new):
             found.names.setdefault(old, set()).add(new)
@@ -105,10 +115,10 @@ def _demand(found: Demands, v: Value) -> None:
                 _demand(found, x)
 
 
-def _side(x: Value, y: Value) -> str | None:
-    """The axis of x alone that a product of matrices takes as its rows."""
+def _side(x: Value, y: Value, again: Set[str]) -> str | None:
+    """The axis of x alone that a product of matrices takes as its rows: of two as long, that which is summed over."""
     alone = [a for a, n in x.sizes.items() if a not in y.axes and n > 1]
-    return max(alone, key=lambda a: (a.startswith("_"), x.size(a)), default=None)
+    return max(reversed(alone), key=lambda a: (a.startswith("_"), x.size(a), a in again), default=None)
 
 
 def places(
@@ -124,11 +134,13 @@ def places(
         return _flat(v, axes, grid, FLAT_SUMS if wanted.sums else FLAT) | settled
     chosen: dict[str, int] = {}
     entries = prod(d.size for ix in settled.values() for d in ix.dims)
-    for a in sorted(axes, key=lambda a: (-_priority(a, wanted), a)):
+    for a in sorted(axes, key=lambda a: (-_priority(a, wanted), a not in wanted.again, a)):
         if not _priority(a, wanted):
             continue
         size = _tile_size(a, v.size(a), wanted)
-        while entries * size > most and size > LEAST and not _whole(a, wanted):
+        held = _held(a, v.size(a), wanted)
+        least = LEAST if held == 1 else FEWEST * held
+        while entries * size > most and size > least and not _whole(a, wanted):
             size //= 2
         if entries * size <= most or not chosen or _whole(a, wanted):
             chosen[a] = size
@@ -142,6 +154,8 @@ def places(
             made[a] = t.constant(0)
         elif not size:
             made[a] = grid.along(a, n)
+        elif _held(a, n, wanted) > 1:
+            made[a] = _strided(a, n, wanted, grid, size)
         elif size >= _entries_of(a, n, wanted) > inside:
             made[a] = t.joined(t.counting(_dim(outer, -(-n // inside))), t.counting(_dim(inner, inside)), inside)
         elif size >= n:
@@ -154,6 +168,27 @@ def places(
         else:
             made[a] = t.joined(grid.along(a, -(-n // size)), t.counting(_dim(a, size)), size)
     return made | settled
+
+
+def _held(axis: str, n: int, wanted: Demands) -> int:
+    """How many blocks of an axis a tile spans because products sum over the blocks, but not inside them."""
+    outer, inner, inside = wanted.blocks.get(axis, (axis, axis, 0))
+    if outer == inner or not _summed(outer, wanted) or _summed(inner, wanted):
+        return 1
+    return padded(-(-n // inside)) * _held(inner, inside, wanted)
+
+
+def _strided(axis: str, n: int, wanted: Demands, grid: Grid, size: int) -> Index:
+    """`size` entries of an axis: all blocks that are summed over, of each the same few entries."""
+    if _held(axis, n, wanted) > 1:
+        outer, inner, inside = wanted.blocks[axis]
+        count = padded(-(-n // inside))
+        return t.joined(t.counting(_dim(outer, count)), _strided(inner, inside, wanted, grid, size // count), inside)
+    if size >= n:
+        return t.counting(_dim(axis, n))
+    if size == 1:
+        return grid.along(axis, n)
+    return t.joined(grid.along(axis, -(-n // size)), t.counting(_dim(axis, size)), size)
 
 
 def too_whole(v: Value, buffers: Mapping[Value, Buffer], most: int) -> bool:
@@ -173,6 +208,8 @@ def _priority(axis: str, wanted: Demands) -> int:
 
 def _tile_size(axis: str, n: int, wanted: Demands) -> int:
     _, inner, size = wanted.blocks.get(axis, (axis, axis, 0))
+    if (held := _held(axis, n, wanted)) > 1:
+        return min(held * BLOCK, padded(n))
     if axis in wanted.tiles and n <= WHOLE:
         return padded(n)
     if (both := _entries_of(axis, n, wanted)) > size:
@@ -185,9 +222,19 @@ def _tile_size(axis: str, n: int, wanted: Demands) -> int:
 def _entries_of(axis: str, n: int, wanted: Demands) -> int:
     """Of a tile of both parts of an axis, if products of matrices sum over both; else 0."""
     outer, inner, inside = wanted.blocks.get(axis, (axis, axis, 0))
-    if outer == inner or not {outer, inner} <= wanted.summed:
+    if outer == inner or not (_summed(outer, wanted) and _summed(inner, wanted)):
         return 0
     return padded(inside) * padded(-(-n // inside))
+
+
+def _summed(axis: str, wanted: Demands, within: frozenset[str] = frozenset()) -> bool:
+    """Whether products of matrices sum over an axis, or over both its parts; a part may have the name of its whole."""
+    if axis in wanted.summed:
+        return True
+    outer, inner, _ = wanted.blocks.get(axis, (axis, axis, 0))
+    if outer == inner or axis in within:
+        return False
+    return all(_summed(a, wanted, within | {axis}) for a in (outer, inner))
 
 
 def _dim(axis: str, size: int) -> Dim:
@@ -226,9 +273,13 @@ def plain(name: str, roots: Sequence[Buffer], buffers: Mapping[Value, Buffer], s
     e = Evaluator(Writer(setting.real, setting.dot), buffers, RULES, setting.block, setting.limit * 256)
     e.roots = {b.value for b in roots}
     grid = Grid()
+    each = {b: demands([b.value], buffers) for b in roots}
+    if any(x.tiles for x in each.values()) and not all(x.tiles for x in each.values()):
+        joint = demands([b.value for b in roots], buffers)  # what wants no tile of its own takes that of the others
+        each = {b: x if x.tiles else joint for b, x in each.items()}
     for i, b in enumerate(roots):
         own = Grid()
-        where = places(b.value, demands([b.value], buffers), own, setting.tile)
+        where = places(b.value, each[b], own, setting.tile)
         if i and own.counts != grid.counts:
             raise Mismatch
         grid.counts = own.counts

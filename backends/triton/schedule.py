@@ -43,30 +43,30 @@ def names_in(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\b[A-Za-z_]\w*", text))
 
 
-def _assigned(lines: Iterable[Line | Loop]) -> Iterator[str]:
+def assigned(lines: Iterable[Line | Loop]) -> Iterator[str]:
     """The names that statements assign."""
     for x in lines:
         if isinstance(x, Loop):
-            yield from _assigned(x.lines)
+            yield from assigned(x.lines)
         elif not x.name and (found := re.match(r"([\w, ]+) = ", x.text)):
             yield from found[1].split(", ")
 
 
-def _read(x: Line | Loop) -> set[str]:
+def read(x: Line | Loop) -> set[str]:
     """The names that a line reads; of a loop, those that it takes from outside (and some of its own)."""
     if isinstance(x, Line):
         return set(names_in(x.text))
-    return set(names_in(x.head)).union(*(_read(y) for y in x.lines))
+    return set(names_in(x.head)).union(*(read(y) for y in x.lines))
 
 
 def scheduled(lines: list[Line | Loop]) -> None:
     """The lines of a block and of its loops in a better order."""
-    changed = set(_assigned(lines))
+    changed = set(assigned(lines))
     _scheduled(lines, changed)
 
 
 def _scheduled(lines: list[Line | Loop], changed: set[str]) -> None:
-    reads = [_read(x) for x in lines]
+    reads = [read(x) for x in lines]
     pure = {x.name: i for i, x in enumerate(lines) if isinstance(x, Line) and x.name and not reads[i] & changed}
     need: dict[str, int] = {}
 
@@ -110,7 +110,7 @@ AHEAD = 24
 
 def reordered(lines: list[Line | Loop]) -> None:
     """The lines in an order made from the end: of what may come last, that which leaves the fewest registers held."""
-    _reordered(lines, set(_assigned(lines)))
+    _reordered(lines, set(assigned(lines)))
 
 
 def _reordered(lines: list[Line | Loop], changed: set[str]) -> None:
@@ -123,10 +123,10 @@ def _reordered(lines: list[Line | Loop], changed: set[str]) -> None:
     before: list[list[int]] = []  # what stands before it
     last = -1
     for i, x in enumerate(lines):
-        read = _read(x)
-        values.append([made[n] for n in read if n in made and made[n] != i])
+        names = read(x)
+        values.append([made[n] for n in names if n in made and made[n] != i])
         before.append(values[i][:])
-        if isinstance(x, Loop) or not x.name or read & changed:
+        if isinstance(x, Loop) or not x.name or names & changed:
             if last >= 0 and last not in before[i]:
                 before[i].append(last)
             last = i
@@ -175,9 +175,14 @@ def _reordered(lines: list[Line | Loop], changed: set[str]) -> None:
 
 def pressure(lines: list[Line | Loop]) -> int:
     """The most registers that tiles take at once, all threads together."""
+    return largest(lines)[0]
+
+
+def largest(lines: list[Line | Loop]) -> tuple[int, list[Line | Loop], int]:
+    """(The most registers that tiles take at once, the block and the number of the line where they do)."""
     sizes = {x.name: x.size for x in _lines(lines) if x.name}
-    sizes |= {name: x.size for x in _lines(lines) if x.size and not x.name for name in _assigned([x])}
-    return _pressure(lines, sizes, set())
+    sizes |= {name: x.size for x in _lines(lines) if x.size and not x.name for name in assigned([x])}
+    return _largest(lines, sizes, set())
 
 
 def _lines(lines: Iterable[Line | Loop]) -> Iterator[Line]:
@@ -188,18 +193,19 @@ def _lines(lines: Iterable[Line | Loop]) -> Iterator[Line]:
             yield x
 
 
-def _pressure(lines: list[Line | Loop], sizes: dict[str, int], after: set[str]) -> int:
+def _largest(lines: list[Line | Loop], sizes: dict[str, int], after: set[str]) -> tuple[int, list[Line | Loop], int]:
     """`after`: names that are read later."""
-    live, most = set(after), 0
-    for x in reversed(lines):
-        read = {n for n in _read(x) if n in sizes}
+    live, most = set(after), (0, lines, 0)
+    for i, x in reversed(list(enumerate(lines))):
+        names = {n for n in read(x) if n in sizes}
         if isinstance(x, Loop):
             inside = {y.name for y in _lines(x.lines)}
-            live |= read - inside
-            most = max(most, _pressure(x.lines, sizes, live))
+            live |= names - inside
+            most = max(most, _largest(x.lines, sizes, live), key=lambda found: found[0])
             continue
         working = max((tiles * x.size for name, tiles in TILES.items() if name in x.text), default=0)
-        most = max(most, sum(sizes[n] for n in live | read) + (x.size if x.name not in live else 0) + working)
+        now = sum(sizes[n] for n in live | names) + (x.size if x.name not in live else 0) + working
+        most = max(most, (now, lines, i), key=lambda found: found[0])
         live.discard(x.name)
-        live |= read
+        live |= names
     return most

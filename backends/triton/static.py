@@ -17,24 +17,16 @@ from backends.triton.kernel import Kernel
 from backends.triton.known import installed, sound
 from backends.triton.launch import Ready, factors, readied
 from backends.triton.levels import levels
-from backends.triton.partition import Call, Launch, Plan
-from backends.triton.real import PART, real
-from backends.triton.tune import STAGES
+from backends.triton.partition import Call
+from backends.triton.real import real
+from backends.triton.settle import launched, task
 from backends.triton.work import Work, work
 from lowering import program as p
-from lowering.program import Program, Value
+from lowering.program import Program
 from mixer_ir.errors import BackendError
 
 BEST = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "MFMA"}
 """target -> its fastest instruction for products"""
-TYPES = {
-    torch.float64: "*fp64",
-    torch.float32: "*fp32",
-    torch.bfloat16: "*bf16",
-    torch.float16: "*fp16",
-    torch.int64: "*i64",
-    torch.bool: "*i8",
-}
 HEAD = [
     "kernel",
     "programs",
@@ -172,17 +164,6 @@ class Kernels:
 Steps: TypeAlias = list[tuple[Kernel | Call, int, dict[Buffer, torch.dtype]]]
 
 
-def task(kernel: Kernel, target: str, of: Mapping[Buffer, torch.dtype]) -> dict[str, Any]:
-    """What backends/triton/compiling.py is asked for: the kernel as it would be launched."""
-    return {
-        "source": kernel.source,
-        "name": kernel.name,
-        "signature": {f"p_{b.name}": TYPES[dtype] for b, dtype in of.items()},
-        "target": list(DEVICES[target].triton),
-        "options": {"num_warps": kernel.warps, "num_stages": STAGES},
-    }
-
-
 def _compiled(
     kernel: Kernel, times: int, target: str, of: Mapping[Buffer, torch.dtype], found: Mapping[str, Any]
 ) -> Compiled:
@@ -207,18 +188,6 @@ def _compiled(
     )
 
 
-def launched(of: Plan) -> Iterator[tuple[Kernel | Call, int]]:
-    """What running a plan launches or calls, and how often."""
-    for step in of.steps:
-        if isinstance(step, Launch):
-            yield step.kernel, 1
-        elif isinstance(step, Call):
-            yield step, 1
-        else:
-            assert isinstance(step.scan.op, p.Scan)
-            yield from ((x, n * step.scan.op.length) for x, n in launched(step.body))
-
-
 class Planned:
     """A program and its adjoint, to be cut into kernels and compiled for devices as they would be launched there.
 
@@ -235,32 +204,32 @@ class Planned:
     def dtype(self, kind: str) -> torch.dtype:
         return {"real": self.signals, "complex": torch.complex64, "int": torch.int64, "bool": torch.bool}[kind]
 
-    def passes(self, target: str) -> list[Steps]:
+    def passes(self, target: str, limit: float = LIMIT) -> list[Steps]:
         """For each program: what it launches or calls, how often, and the dtypes of a kernel's arrays."""
         if target not in self.known:
-            self.known[target] = [*self._passes(target)]
+            self.known[target] = [*self._passes(target, limit)]
         return self.known[target]
 
-    def _passes(self, target: str) -> Iterator[Steps]:
+    def _passes(self, target: str, limit: float) -> Iterator[Steps]:
         for x in self.programs:
             dtypes = tuple(self.dtype(v.kind) for v in x.inputs)
             how = factors(x, dtypes, torch.float32)
-            ready = readied(x, real(levels(x)), dtypes, torch.float32, how, target)
-            inputs = {v: self.dtype(v.kind) for v in ready.plan.program.inputs if v.kind == "real"}
-            inputs |= {v: torch.float32 for v in inputs if PART in v.axes}
+            ready = readied(x, real(levels(x)), dtypes, torch.float32, how, target, limit=limit)
             steps = [(_sound(step, target), n) for step, n in launched(ready.plan)]
-            yield [(step, n, _dtypes(step, ready, inputs)) for step, n in steps]
+            yield [(step, n, _dtypes(step, ready)) for step, n in steps]
 
-    def tasks(self, target: str) -> list[dict[str, Any]]:
+    def tasks(self, target: str, limit: float = LIMIT) -> list[dict[str, Any]]:
         """The kernels of both passes, in order."""
-        return [task(step, target, of) for x in self.passes(target) for step, _, of in x if isinstance(step, Kernel)]
+        return [
+            task(step, target, of) for x in self.passes(target, limit) for step, _, of in x if isinstance(step, Kernel)
+        ]
 
     def compiled(self, title: str, target: str, *, strict: bool = True, limit: float = LIMIT) -> Kernels:
         """The kernels on a device; without `strict`, those that fail are named.
 
         limit   seconds that one kernel may be compiled for
         """
-        passes = self.passes(target)
+        passes = self.passes(target, limit)
         found = iter(
             figures([task(k, target, of) for x in passes for k, _, of in x if isinstance(k, Kernel)], limit=limit)
         )
@@ -286,10 +255,8 @@ def _sound(step: Kernel | Call, target: str) -> Kernel | Call:
     return sound(step, target, installed()) if isinstance(step, Kernel) else step
 
 
-def _dtypes(step: Kernel | Call, ready: Ready, inputs: Mapping[Value, torch.dtype]) -> dict[Buffer, torch.dtype]:
-    if isinstance(step, Call):
-        return {}
-    return {b: inputs.get(b.value) or ready.dtype(b.value) for b in (*step.reads, *step.writes)}
+def _dtypes(step: Kernel | Call, ready: Ready) -> dict[Buffer, torch.dtype]:
+    return {} if isinstance(step, Call) else {b: ready.type(b) for b in (*step.reads, *step.writes)}
 
 
 def _calls(steps: Steps) -> Iterator[str]:

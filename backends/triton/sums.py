@@ -8,7 +8,9 @@ from math import prod
 
 from backends.triton import tile as t
 from backends.triton.evaluate import Cut, Evaluator, Rule, Where, computed, gathered
+from backends.triton.inverses import is_eye
 from backends.triton.products import LEAST, large, product, summed, whole
+from backends.triton.schedule import Line, names_in
 from backends.triton.tile import Dim, Index, Tile
 from lowering import program as p
 from lowering.program import Value
@@ -17,9 +19,10 @@ WHOLE = 128
 """the longest axis that a tile spans; longer ones are summed in blocks"""
 BLOCK = 64
 ENTRIES = 1 << 15
-"""the most entries of a tile"""
+"""the most entries of a tile that is summed, where products of matrices sum MOST"""
+MOST = 256
 FEW = 1 << 12
-"""entries of a tile that is summed at once for a result of few entries"""
+"""entries of a tile that is summed at once for a result of few entries; entry by entry as many as MOST allows"""
 
 
 def padded(n: int, least: int = 1) -> int:
@@ -53,7 +56,7 @@ class Range:
     def __init__(self, e: Evaluator, v: Value, sizes: dict[str, int], where: Where, most: int, least: int = 1) -> None:
         entries = prod(d.size for d in {d for a in v.axes for d in where[a].dims})
         sizes = {a: n for a, n in sizes.items() if n > 1}
-        self.e, self.v, self.sizes = e, v, sizes
+        self.e, self.v, self.sizes, self.where = e, v, sizes, where
         self.count = 1
         for n in sizes.values():
             self.count *= n
@@ -62,8 +65,9 @@ class Range:
             raise Cut(v, "a loop inside a loop")
         if self.blocked and most < LEAST and v not in e.roots:
             raise Cut(v, "too many entries at once")
+        few = FEW if least > 1 else FEW * e.block // MOST
         size = (
-            min(BLOCK if entries > BLOCK else FEW // entries, padded(most))
+            min(BLOCK if entries > BLOCK else max(few // entries, 1), padded(most))
             if self.blocked
             else padded(self.count, least)
         )
@@ -83,7 +87,7 @@ class Range:
     @contextmanager
     def _blocks(self) -> Iterator[None]:
         n = self.dim.size
-        start = self.e.w.name(f"i_{self.dim.name}")
+        start = self.e.w.name(f"j_{self.dim.name}")
         self.e.summing += 1
         with looping(self.e, start, -(-self.count // n)):
             outer = t.scalar(start, -(-self.count // n), self.e.w.depth)
@@ -130,7 +134,7 @@ def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
     for d in left | right:
         entries *= d.size
     tensor = v.kind == "real" and not left & right and large(left - right) and large(right - left)
-    most = most_at_once(e, v) if tensor else max(min(ENTRIES // max(entries, 1), WHOLE * 8), 1)
+    most = most_at_once(e, v) if tensor else max(min(_room(e) // max(entries, 1), WHOLE * 8), 1)
     if (
         not tensor
         and not e.summing
@@ -148,6 +152,11 @@ def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
     return accumulated(e, r, v, term, "{} + {}", "0")
 
 
+def _room(e: Evaluator) -> int:
+    """The most entries of a tile that is summed entry by entry."""
+    return ENTRIES * e.block // MOST
+
+
 def most_at_once(e: Evaluator, v: Value) -> int:
     """The entries that a product of matrices sums without a loop: loops are for factors that take no products."""
     if e.summing or any(isinstance(x.op, p.Contract | p.Solve) for a in v.args for x in computed(a, e.buffers)):
@@ -163,11 +172,41 @@ def accumulated(e: Evaluator, r: Range, v: Value, term: Callable[[], Tile], form
     name = e.w.name("acc")
     with r.enter():
         x = term()
+        if (same := _same(e, r)) is not None:
+            raise Cut(same, "takes products, and every program would compute all of it again")
         shape = ", ".join(str(d.size) for d in x.dims)
         e.w.assign(name, f"tl.full([{shape}], {neutral}, {e.type_of(v)})", x.dims, outside=True)
         e.w.assign(name, form.format(name, x.text), x.dims)
         depth = e.w.depth - 1
     return e.w.let("b_sum", name, x.dims, depth=depth, kind=v.kind)
+
+
+def _same(e: Evaluator, r: Range) -> Value | None:
+    """What the innermost loop computes by products of matrices, though it is the same all along an axis of programs."""
+    texts = [names_in(r.where[a].text) for a in r.v.axes if r.where[a].plain is None]
+    places = {x for x in (frozenset(n for n in names if n.startswith("i_")) for names in texts) if x}
+    if not places or e.bound:
+        return None
+    text = {x.name: x.text for lines in e.w.stack for x in lines if isinstance(x, Line) and x.name}
+    inside = {x.name for x in e.w.stack[-1] if isinstance(x, Line)}
+    known: dict[str, tuple[bool, frozenset[str]]] = {}
+
+    def told(names: Sequence[str]) -> tuple[bool, frozenset[str]]:
+        """(whether the loop takes a product for these names, the places that they hang on)."""
+        for n in names:
+            if n not in known:
+                known[n] = False, frozenset()
+                product, hangs = told(names_in(text.get(n, "")))
+                own = n in inside and "tl.dot(" in text[n]
+                known[n] = own or product, hangs | {n} if n.startswith("i_") else hangs
+        return any(known[n][0] for n in names), frozenset().union(*(known[n][1] for n in names))
+
+    found = [v for (v, _), (x, _) in e.memo[-1].items() if _alike(*told(names_in(x.text)), places)]
+    return found[-1] if found else None
+
+
+def _alike(product: bool, hangs: frozenset[str], places: set[frozenset[str]]) -> bool:
+    return product and any(x.isdisjoint(hangs) for x in places)
 
 
 REDUCE = {
@@ -189,7 +228,7 @@ def _reduce(e: Evaluator, v: Value, where: Where) -> Tile:
     entries = 1
     for d in {d for a in v.axes for d in where[a].dims}:
         entries *= d.size
-    r = Range(e, v, sizes, where, max(min(ENTRIES // entries, 1 << 12), 1))
+    r = Range(e, v, sizes, where, max(min(_room(e) // entries, 1 << 12), 1))
 
     def term() -> Tile:
         return summed(e, r.masked(e.at(x, {**where, **places, **r.places}), neutral), r.dim, v.op.fn)  # type: ignore[union-attr]
@@ -312,7 +351,10 @@ def _solve(e: Evaluator, v: Value, where: Where) -> Tile:
     op, right = v.op, v.args[1]
     n, ix = v.size(op.row), where[op.row]
     if n > WHOLE or v not in e.roots or ix.plain is None or ix.plain.size < n:
-        raise Cut(v, "a triangular system")
+        raise Cut(v, "a triangular system", always=v not in e.roots)
+    side = next((where[a].plain for a in right.axes if a != op.row and a not in v.args[0].axes), None)
+    if is_eye(right) and side is not None and side.size == ix.plain.size:
+        return _inverted(e, v, where, ix.plain, side)
     col = fresh(t.word(op.col), ix.plain.size, where)
     inverse = _inverted(e, v, where, ix.plain, col)
     r = e.masked(e.at(right, {**where, op.row: t.counting(col)}), t.counting(col), n)

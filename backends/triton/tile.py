@@ -24,6 +24,7 @@ class Tile:
     """A value in registers (no dimension: one number).
 
     depth   how many loops it stands in          clean   dimensions whose entries beyond an axis' size are zero
+    symmetric   it is its own transpose
     """
 
     text: str
@@ -32,6 +33,7 @@ class Tile:
     depth: int = 0
     literal: bool = False
     clean: frozenset[Dim] = frozenset()
+    symmetric: bool = False
 
     def over(self, dims: tuple[Dim, ...]) -> str:
         """The text, shaped so that it broadcasts over `dims`."""

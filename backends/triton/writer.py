@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from math import prod
 
+from backends.triton.relief import relieved
 from backends.triton.schedule import Line, Loop, names_in, pressure, reordered, scheduled
 from backends.triton.tile import Dim, Tile, joint
 from mixer_ir.nodes.functions import Kind
@@ -18,6 +20,7 @@ class Writer:
     """The lines of one kernel.
 
     real   the precision that it computes in, as text       dot   how products of matrices take their arguments
+    turned   name of a product of matrices -> (the product as it was made, how its dimensions were turned, with {})
     """
 
     def __init__(self, real: str, dot: str) -> None:
@@ -25,6 +28,7 @@ class Writer:
         self.stack: list[list[Line | Loop]] = [[]]
         self.helpers: dict[str, str] = {}
         self.used: dict[str, int] = {}
+        self.turned: dict[str, tuple[str, str]] = {}
 
     @property
     def depth(self) -> int:
@@ -53,6 +57,22 @@ class Writer:
         name = self.name(hint)
         self.stack[depth].append(Line(name, text, _shape(dims), light, self._size(dims), kind == "bool"))
         return Tile(name, dims, kind, depth, clean=clean)
+
+    def added(self, x: Tile, y: Tile) -> Tile | None:
+        """x + y of two products turned alike, added before that: so one product goes on from the sums of the other."""
+        if x.text not in self.turned or y.text not in self.turned or x.dims != y.dims:
+            return None
+        (left, turn), (right, other) = self.turned[x.text], self.turned[y.text]
+        if turn != other:
+            return None
+        made = self.let("b_dot", f"{left} + {right}", (), depth=max(x.depth, y.depth))
+        return self.turn(made.text, turn, x.dims, depth=made.depth)
+
+    def turn(self, name: str, turn: str, dims: tuple[Dim, ...], *, depth: int) -> Tile:
+        """A product of matrices with its dimensions in order."""
+        made = self.let("b_dot", turn.format(name), dims, depth=depth, light=True)
+        self.turned[made.text] = name, turn
+        return made
 
     def _size(self, dims: tuple[Dim, ...]) -> int:
         return prod(d.size for d in dims) * (2 if self.real == "tl.float64" else 1)
@@ -86,11 +106,13 @@ class Writer:
         scheduled(lines)
         held = pressure(lines)
         if enough < held <= 4 * enough:
-            text = "\n".join(_written(lines, 1))
-            reordered(lines)
-            if (less := pressure(lines)) >= held:
-                return text, held
-            held = less
+            other = deepcopy(lines)
+            reordered(other)
+            lines = min((lines, other), key=pressure)
+            held = pressure(lines)
+        if enough < held <= 4 * enough:
+            lines = relieved(lines, enough)
+            held = pressure(lines)
         return "\n".join(_written(lines, 1)), held
 
 

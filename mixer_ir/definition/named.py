@@ -1,6 +1,6 @@
 """Arrays with named axes, whatever their entries are: what definitions are written in.
 
-Two kinds of entries: numbers that autograd follows (tensors.py), and formulas (cells.py).
+Two kinds of entries: numbers that autograd follows (tensors.py), and formulas (trust/cells.py).
 """
 
 from __future__ import annotations

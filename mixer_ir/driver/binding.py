@@ -69,6 +69,7 @@ def bind(mixer: str, declared: Mapping[str, Axes], given: Mapping[str, Any]) -> 
     tensors = {name: as_tensor(name, given[name]) for name in declared}
     sizes = bind_sizes(mixer, declared, {name: shape_of(x) for name, x in tensors.items()})
     device = _one_device(tensors)
+    _check_layouts(tensors)
     precision, result = _precision(tensors)
     return Bound(tensors, sizes, precision, result, device)
 
@@ -94,9 +95,21 @@ def check_names(mixer: str, declared: Mapping[str, Axes], given: Iterable[str]) 
         raise SignalError(f"{mixer} is called without {_listed(missing)}; its signals: {signature}")
 
 
+def _check_layouts(tensors: Mapping[str, Tensor]) -> None:
+    """Raise SignalError for a tensor that has no values, or keeps them in another way than one after the other."""
+    for name, x in tensors.items():
+        if x.device.type == "meta":
+            raise SignalError(f"{name} is on the device meta, where a tensor has no values; give it on cpu or on a GPU")
+        if x.layout != torch.strided or x.is_quantized:
+            kind = "quantized" if x.is_quantized else str(x.layout).removeprefix("torch.")
+            raise SignalError(f"{name} is a {kind} tensor; a signal is dense: {name}.to_dense(), or dequantize()")
+
+
 def as_tensor(name: str, value: Any) -> Tensor:
     """A tensor as it is; a number or a NumPy array as a tensor."""
     if isinstance(value, Tensor):
+        if value.is_nested:
+            raise SignalError(f"{name} is a nested tensor; lay its pieces end to end and say where with cu_seqlens=")
         return value
     if isinstance(value, bool | int | float | complex):
         return torch.tensor(value)
@@ -199,16 +212,24 @@ def check_renames(mixer: str, root: Node, sizes: Mapping[str, int]) -> None:
                     _same_size(mixer, part, sizes, "; for the position of the source write mx.index('s')")
 
 
-def check_columns(mixer: str, root: Node, sizes: Mapping[str, int]) -> None:
-    """A matrix that is given column by column has as many as the steps that it is applied to."""
-    for here in walk(root):
-        if isinstance(here, Apply) and TIME in here.of.axes and sizes.get(SOURCE, sizes[TIME]) != sizes[TIME]:
-            given = [n.name for n in walk(here.matrix) if isinstance(n, Signal) and SOURCE in n.axes]
-            if given:
-                raise AxisError(
-                    f"{mixer} applies a matrix to {formula(here.of)} over t = {sizes[TIME]}, but {given[0]} has "
-                    f"s = {sizes[SOURCE]} columns: give s = {sizes[TIME]}, or apply it to a value over s"
-                )
+def given_columns(root: Node) -> tuple[tuple[str, str], ...]:
+    """What matrices are applied to that are given column by column, and the signal that gives the columns."""
+    square = (n for n in walk(root) if isinstance(n, Apply) and TIME in n.of.axes)
+    sources = ((n.of, x.name) for n in square for x in walk(n.matrix) if isinstance(x, Signal) and SOURCE in x.axes)
+    return tuple(dict.fromkeys((formula(of), name) for of, name in sources))
+
+
+def check_columns(mixer: str, columns: tuple[tuple[str, str], ...], sizes: Mapping[str, int], before: int = 0) -> None:
+    """A matrix that is given column by column has as many as the steps so far, those `before` this call among them."""
+    steps = before + sizes[TIME]
+    for of, name in columns:
+        if sizes.get(SOURCE, steps) != steps:
+            so_far = f" after {before} steps" if before else ""
+            raise AxisError(
+                f"{mixer} applies a matrix to {of} over t = {sizes[TIME]}{so_far}, but {name} has s = {sizes[SOURCE]} "
+                f"columns: give s = {steps}{', one for every step so far' if before else ''}, or apply it to a value "
+                "over s"
+            )
 
 
 def _same_places(mixer: str, M: Monarch, sizes: Mapping[str, int]) -> None:
@@ -252,9 +273,9 @@ def checked_options(
     return dict(options)
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where a name comes close."""
-    close = get_close_matches(name, list(names), n=1, cutoff=0.6)
+def nearest(name: Any, names: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` where a name comes close."""
+    close = get_close_matches(str(name), list(names), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

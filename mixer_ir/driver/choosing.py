@@ -28,7 +28,7 @@ def checked_form(mixer: Mixer, form: str) -> str:
         return form
     known = ("auto", *FORMS)
     if form not in known:
-        raise OptionError(f"there is no form {form!r}{nearest(str(form), known)}; forms: {one_of(known)}")
+        raise OptionError(f"there is no form {form!r}{nearest(form, known)}; forms: {one_of(known)}")
     reason = refused(mixer, form)
     if reason is not None:
         legal = one_of(forms(mixer.expr))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from backends.autograd import Differentiable
 from backends.triton.static import Kernels
 from lowering.context import Choice, Lowered, SignalType
 from lowering.kinds import unordered
@@ -23,6 +24,7 @@ from mixer_ir.driver.binding import (
     check_indices,
     check_renames,
     checked_options,
+    given_columns,
     kind_of,
     nearest,
     shape_of,
@@ -33,6 +35,7 @@ from mixer_ir.driver.explain import Explanation, explain
 from mixer_ir.driver.indices import check_computed, computed
 from mixer_ir.driver.kernels import kernels
 from mixer_ir.driver.packing import packed
+from mixer_ir.driver.repeating import Repeat, Repeats, key_of
 from mixer_ir.driver.running import Run, backend_on, checked_backend, profiles_of, runner, told
 from mixer_ir.driver.streaming import StreamState, columns_of, entering, room_for
 from mixer_ir.driver.traceable import handle_of, traceable
@@ -44,6 +47,7 @@ from mixer_ir.nodes.linear import wants_real
 from mixer_ir.nodes.matrix import Matrix
 from mixer_ir.nodes.node import Node, walk
 
+UNGIVEN: Any = object()
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "chunk": (
@@ -97,6 +101,7 @@ class CompiledMixer:
         self.backend = checked_backend(backend, tune=self.options.get("tune", False))
         self._programs: Cache[Executable] = Cache(64)
         self._matrices: Cache[Executable] = Cache(16)
+        self._repeats = Repeats()
         self._grows = True
         self.handle = handle_of(self)
 
@@ -131,9 +136,14 @@ class CompiledMixer:
             signals["reset"] = reset
         elif "reset" in self.mixer.signals:
             signals = {n: x for n, x in signals.items() if n != "reset"}
+        key = key_of(signals, initial_state, return_state)
+        if key is not None and (known := self._repeats.get(key)) is not None:
+            made = known.again(signals, cast("StreamState | None", initial_state))
+            if made is not None:
+                return made
         bound = bind(self.mixer.name, self.mixer.signals, signals)
         check_indices(bound, self._indices)
-        y, state = self._advance(bound, initial_state, return_state)
+        y, state = self._advance(bound, initial_state, return_state, key)
         return (y, state) if return_state else y
 
     @traceable
@@ -143,9 +153,13 @@ class CompiledMixer:
         return y, state
 
     @traceable
-    def step(self, state: Mapping[str, Tensor] | None, *positional: Any, **signals: Any) -> tuple[Tensor, StreamState]:
+    def step(
+        self, state: Mapping[str, Tensor] | None = UNGIVEN, *positional: Any, **signals: Any
+    ) -> tuple[Tensor, StreamState]:
         """One step: (output at t, new state), from signals without their time axis; state None is the first step."""
         mixer = self.mixer if "reset" not in signals else self.mixer.with_reset()
+        if state is UNGIVEN:
+            raise StreamError("step needs the state that prefill or a step returned: step(state, …); None at the start")
         if positional:
             raise SignalError(f"signals are given by name: step(state, {', '.join(f'{n}=…' for n in mixer.signals)})")
         at_t = {n: without(a, (TIME,)) for n, a in mixer.signals.items()}
@@ -199,7 +213,7 @@ class CompiledMixer:
         programs = [f"{made.call}: {line}" for made in self._programs.held() for line in told(made.run)]
         return explain(self.mixer, self.form, self.options, given, self.backend, programs)
 
-    def kernels(self, target: str, **sizes: int) -> Kernels:
+    def kernels(self, target: str = "", **sizes: int) -> Kernels:
         """The Triton kernels for a device, forward and backward, compiled without it: `print` shows text and figures.
 
         sizes   of axes, as in kernels("sm_90", t=4096, k=128); typical ones where none are given. Products of matrices
@@ -245,25 +259,49 @@ class CompiledMixer:
     def _computed(self) -> tuple[Take, ...]:
         return computed(self.mixer.body)
 
+    @cached_property
+    def _columns(self) -> tuple[tuple[str, str], ...]:
+        return given_columns(self.mixer.body)
+
     def _advance(
-        self, bound: Bound, state: Mapping[str, Tensor] | None, leave: bool
+        self, bound: Bound, state: Mapping[str, Tensor] | None, leave: bool, key: Hashable | None
     ) -> tuple[Tensor, StreamState | None]:
-        """(output, state after the last step if it is to be left)."""
+        """(output, state after the last step if it is to be left); calls of this key are known from now on."""
         length = bound.sizes[TIME]
         before = None if state is None else self._as_state(state, bound)
         past, used = (0, 0) if before is None else (before.columns, before.length)
         check_computed(self._computed, bound.tensors, self.mixer.signals, bound.sizes, used)
+        if before is state:  # a plain dictionary does not know how many steps it has seen
+            check_columns(self.mixer.name, self._columns, bound.sizes, used)
         room = room_for(used + length, past) if leave else None
         made = self._program(bound, before is not None, leave, past, room)
         arrays = {n: bound.computed(x) for n, x in bound.tensors.items()}
         if before is not None:
             arrays |= entering(self.mixer.name, made.lowered.entering, before, bound)
         out = made.run(arrays)
+        self._keep(key, made, bound, arrays, before is state, leave)
         after = None
         if leave:
             states = {n: out[f"state:{n}"] for n in made.lowered.states}
             after = StreamState(states, used + length, columns_of(made.lowered))
         return bound.returned(out["y"]), after
+
+    def _keep(
+        self,
+        key: Hashable | None,
+        made: Executable,
+        bound: Bound,
+        arrays: Mapping[str, Tensor],
+        whole: bool,
+        leave: bool,
+    ) -> None:
+        """Calls like this one need not be bound again, if no values are checked and no state was filled up."""
+        run = made.run
+        checked = self._indices or self._computed or self._columns
+        if key is None or checked or not whole or not isinstance(run, Differentiable) or self._repeats.get(key):
+            return
+        inputs = [arrays[n] for n in run.program.input_names]
+        self._repeats.keep(key, Repeat(run, made.lowered, bound, inputs, bound.sizes[TIME], leave))
 
     def states(self, bound: Bound) -> Mapping[str, StateType]:
         """The states that a call on these signals takes, of growing ones with one column."""
@@ -290,7 +328,7 @@ class CompiledMixer:
 
     def _matrix_program(self, M: Matrix, bound: Bound, declared: Mapping[str, Axes]) -> Executable:
         check_renames(self.mixer.name, self.mixer.body, bound.sizes)
-        check_columns(self.mixer.name, self.mixer.body, bound.sizes)
+        check_columns(self.mixer.name, self._columns, bound.sizes)
         lowered = lower_matrix(M, signals=types_of(bound, declared))
         run = runner(backend_on(self.backend, bound.device), lowered.program, bound.precision)
         return Executable("the matrix", Plan(()), lowered, run)
@@ -298,8 +336,6 @@ class CompiledMixer:
     def _executable(self, bound: Bound, initial: bool, leave: bool, past: int, room: int | None) -> Executable:
         signals, body = types_of(bound, self.mixer.signals), self.mixer.expr
         check_renames(self.mixer.name, self.mixer.body, bound.sizes)
-        if not initial:  # how many columns went before, states alone tell
-            check_columns(self.mixer.name, self.mixer.body, bound.sizes)
         if (what := unordered(body, {n: s.kind for n, s in signals.items()})) is not None:
             given = one_of([n for n, s in signals.items() if s.kind == "complex"])
             raise SignalError(f"{self.mixer.name} takes the {what} of complex numbers, which have no order: {given}")

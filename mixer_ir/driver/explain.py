@@ -114,16 +114,19 @@ def _typed(
     mixer: Mixer, given: Mapping[str, Any]
 ) -> tuple[dict[str, SignalType], dict[str, int], tuple[str, ...], str]:
     """(types of the signals, sizes, axes whose size was assumed, kind of device)."""
-    if given and not all(type(n) is int for n in given.values()):
+    axes = union(*mixer.signals.values())
+    if any(hasattr(x, "shape") or (n in mixer.signals and n not in axes) for n, x in given.items()):
+        for n in given:
+            if n in axes and n not in mixer.signals:
+                raise AxisError(f"explain takes signals, or sizes of axes, not both: {n} is an axis of {mixer.name}")
         bound = bind(mixer.name, mixer.signals, given)
         types = {n: SignalType(mixer.signals[n], tuple(x.shape), kind_of(x.dtype)) for n, x in bound.tensors.items()}
         return types, bound.sizes, (), bound.device.type
-    axes = union(*mixer.signals.values())
     for axis, n in given.items():
         if axis not in axes:
             raise AxisError(f"{mixer.name} has no axis {axis!r}; its axes: {one_of(axes)}")
-        if n < 1:
-            raise AxisError(f"{axis} = {n}: an axis has at least one entry")
+        if type(n) is not int or n < 1:
+            raise AxisError(f"{axis} = {n!r}: the size of an axis is a whole number from 1")
     sizes = {a: given.get(a, ASSUMED.get(a, ASSUMED_ELSE)) for a in axes}
     if "s" in sizes and "s" not in given:
         sizes["s"] = sizes.get(TIME, ASSUMED[TIME])

@@ -90,6 +90,9 @@ def sizes_for(mixer: Mixer, length: int, given: Mapping[str, int] | None = None)
                 sizes[old] = sizes[new]
             case e.Take(axis=axis, index=index) if axis in sizes and not isinstance(index, e.Signal):
                 sizes[axis] = max(sizes[axis], rows_needed(index, sizes) or 1)
+    for n in walk(mixer.body):
+        if isinstance(n, e.Rename) and n.new not in sizes:  # an axis that no signal has, as of a k ⊗ k
+            sizes[n.new] = sizes[n.old]
     return sizes
 
 
@@ -106,6 +109,12 @@ def draw(
         if name not in made:
             made[name] = _draw(laws[name], name, axes, sizes, seed)
     return made
+
+
+def discrete(mixer: Mixer, sizes: Mapping[str, int], seed: int = 0) -> dict[str, Tensor]:
+    """Tensors for those signals alone that are whole numbers or truth values."""
+    drawn = {n: _draw(law, n, mixer.signals[n], sizes, seed) for n, law in _fixed(mixer.body, sizes)}
+    return {n: x for n, x in drawn.items() if not x.is_floating_point()}
 
 
 def _draw(law: Law, name: str, axes: Axes, sizes: Mapping[str, int], seed: int) -> Tensor:

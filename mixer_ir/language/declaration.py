@@ -12,7 +12,10 @@ from types import FunctionType
 from typing import Any
 
 from mixer_ir.errors import DeclarationError, MixerError
+from mixer_ir.language import structures, words
+from mixer_ir.nodes import along
 from mixer_ir.nodes.expr import Axes, Expr, parse_axes, union
+from mixer_ir.nodes.node import Node
 from mixer_ir.nodes.tracing import TRACE, Trace
 
 TAKEN = ("initial_state", "return_state")
@@ -54,6 +57,8 @@ class Declaration:
         name, where = parameter.name, f"{self.name}: {parameter.name}"
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise DeclarationError(f"{where} stands for any number of arguments; name each signal with its axes")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise DeclarationError(f"{where} is positional only; signals are given by name: leave out the /")
         if parameter.default is not parameter.empty:
             raise DeclarationError(f"{where} has a default; a signal has none, and a constant is written in the body")
         if parameter.annotation is parameter.empty:
@@ -99,8 +104,7 @@ class Declaration:
         except NameError as e:
             raise DeclarationError(f"{self.where(e)}: {e}{self._nearest(e.name, self._names())}") from e
         except AttributeError as e:
-            near = self._nearest(e.name, [n for n in dir(e.obj) if not n.startswith("_")]) if e.name else ""
-            raise DeclarationError(f"{self.where(e)}: {e}{near}") from e
+            raise DeclarationError(f"{self.where(e)}: {e}{self._meant(e)}") from e
         except Exception as e:
             raise DeclarationError(
                 f"{self.where(e)}: {type(e).__name__}: {e} "
@@ -118,6 +122,15 @@ class Declaration:
             trace = trace.tb_next
         file = Path(self.function.__code__.co_filename).name
         return self.name if line is None else f"{self.name} ({file}, line {line})"
+
+    def _meant(self, e: AttributeError) -> str:
+        """What may have been meant by an attribute that is not there: tensors have what signals have words for."""
+        if not isinstance(e.obj, Node):
+            return self._nearest(e.name, [n for n in dir(e.obj) if not n.startswith("_")])
+        if e.name in ("shape", "size", "dim", "ndim"):
+            return "; a signal has named axes, and the length of one is mx.size('k')"
+        word = (e.name or "").rstrip("_")
+        return f"; write mx.{word}(…)" if word in (*words.__all__, *along.__all__, *structures.__all__) else ""
 
     def _names(self) -> list[str]:
         return [*self.states, *self.signals, *self.function.__globals__, *dir(builtins)]

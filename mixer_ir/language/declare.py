@@ -14,7 +14,7 @@ from mixer_ir.nodes.check import check, show
 from mixer_ir.nodes.expr import BATCH, SOURCE, TIME, Axes, Call, Contract, Expr, Rename, Signal, as_expr, union, without
 from mixer_ir.nodes.laws import check_body
 from mixer_ir.nodes.linear import depends
-from mixer_ir.nodes.matrix import Matrix
+from mixer_ir.nodes.matrix import Matrix, apart
 from mixer_ir.nodes.node import walk
 from mixer_ir.nodes.process import Run
 from mixer_ir.nodes.process import State as StateBefore
@@ -142,6 +142,13 @@ def _recurrence_body(declaration: Declaration) -> tuple[Expr, Axes]:
     except MixerError as e:
         raise type(e)(f"{name}: {e}") from e
     for before, update in zip(states, updates, strict=True):
+        gone = [a for a in before.axes if a not in update.axes]
+        if gone and update.axes and set(before.axes) <= set(output.axes):
+            raise AxisError(
+                f"{name}: the new value of state {before.name} {show(before.axes)} has axes {show(update.axes)}, and "
+                f"the output has {show(output.axes)}: are they swapped? Return {wanted} (a new value that is the same "
+                f"along {gone[0]} is written x + 0 * {before.name})"
+            )
         foreign = [a for a in update.axes if a in union(*declaration.states.values()) and a not in before.axes]
         if foreign:
             wider = " ".join((*before.axes, *foreign))
@@ -210,6 +217,7 @@ def _returns(declaration: Declaration, expr: Expr, axes: Axes) -> Axes:
     if TIME not in axes:
         raise AxisError(
             f"{name}: the result has axes {show(axes)}, without the time axis t; a mixer gives a value at every t"
+            + apart(axes)
         )
     if given is None:
         return axes

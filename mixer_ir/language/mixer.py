@@ -48,6 +48,16 @@ class Mixer:
     def __hash__(self) -> int:
         return hash((self.name, self.body, self.returns))
 
+    def __copy__(self) -> Mixer:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Mixer:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        facts = (self.doc, self.paper, self.year, self.declared_value)
+        return Mixer, (self.name, dict(self.signals), self.body, self.returns, *facts)
+
     def __repr__(self) -> str:
         return f"<Mixer {self.name}({', '.join(self.signals)})>"
 
@@ -112,20 +122,27 @@ class Mixer:
 
     # ------------------------------------------------------------------------------- using it in another
 
-    def __call__(self, **signals: Any) -> Expr:
+    def __call__(self, *positional: Any, **signals: Any) -> Expr:
         """The mixer's result for other expressions in the place of its signals."""
         with untraced():
+            self._by_name(positional, "")
             given = self._given(signals, needed=list(self.signals))
             result: Expr = substitute(self.body, given)
         return result
 
-    def M(self, **signals: Any) -> Matrix:
+    def M(self, *positional: Any, **signals: Any) -> Matrix:
         """The mixer's matrix for other expressions in the place of its signals; the value signal is left out."""
         with untraced():
+            self._by_name(positional, ".M")
             matrix = self._found(None if self.value is None else matrix_of(self._linear, self.value))
             given = self._given(signals, needed=[n for n in self.signals if depends(matrix, n)])
             result: Matrix = substitute(matrix, given)
         return result
+
+    def _by_name(self, positional: tuple[Any, ...], word: str) -> None:
+        if positional:
+            names = ", ".join(f"{n}=…" for n in self.signals if not word or n != self.value)
+            raise SignalError(f"signals are given by name: {self.name}{word}({names})")
 
     def _given(self, signals: Mapping[str, Any], needed: list[str]) -> dict[str, Expr]:
         unknown = [n for n in signals if n not in needed]

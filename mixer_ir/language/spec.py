@@ -92,7 +92,8 @@ def loads(text: str) -> Mixer:
     try:
         top = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
     except (ValueError, RecursionError) as e:
-        raise SpecError(f"this is not a mixer's text: {e}") from e
+        hint = "; of a file, give what is in it" if text.endswith(".json") else ""
+        raise SpecError(f"this is not a mixer's text: {e}{hint}") from e
     if not isinstance(top, dict) or "mixer_ir" not in top:
         raise SpecError("this is JSON, but not a mixer's: it has no 'mixer_ir'")
     if top["mixer_ir"] != VERSION or isinstance(top["mixer_ir"], bool):

@@ -128,7 +128,7 @@ def reverse(x: Any) -> Expr:
     return checked(Reverse(of=as_expr(x)))
 
 
-def rename(x: Any, **names: str) -> Expr:
+def rename(x: Any, /, **names: str) -> Expr:
     """The same values with axes called differently: mx.rename(x, k='j') calls the axis k of x j."""
     e = as_expr(x)
     if not names:

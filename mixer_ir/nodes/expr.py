@@ -34,7 +34,9 @@ def without(axes: Axes, gone: Axes | str) -> Axes:
 
 
 def parse_axes(text: str, *, of: str) -> Axes:
-    """`"b t h k"` as a tuple; axes are distinct single lower-case letters, perhaps with digits."""
+    """`"b t h k"` as a tuple; axes are distinct lower-case names, perhaps with digits."""
+    if not isinstance(text, str):
+        raise DeclarationError(f"{of}: axes are named in a string, as in 'k' or 'b t h k', not {text!r}")
     axes = tuple(text.split())
     for a in axes:
         if not (a[0].islower() and a.isalnum() and a.isascii()):
@@ -133,6 +135,12 @@ class Expr(Node):
 
     def __iter__(self) -> Any:
         raise DeclarationError("a signal cannot be iterated over or unpacked; declare its parts as signals")
+
+    def __getitem__(self, place: Any) -> Any:
+        raise DeclarationError(
+            "a signal is not indexed with [ ]: an earlier step is mx.delay(x), a row of a table "
+            "mx.take(x, i, axis='c'), and parts of a signal are declared as signals of their own"
+        )
 
 
 def _is_matrix(value: Any) -> bool:

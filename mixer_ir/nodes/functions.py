@@ -112,6 +112,14 @@ def result_kind(fn: str, kinds: tuple[Kind, ...]) -> Kind:
     return max(widest, least, key=WIDTH.__getitem__)
 
 
+CONSTANTS: dict[float, Callable[[Any], Any]] = {
+    math.log(2): lambda s: s.log(2),
+    math.sqrt(0.5): lambda s: 1 / s.sqrt(2),
+    2 / math.sqrt(math.pi): lambda s: 2 / s.sqrt(s.pi),
+}
+"""floats that are read as the constants they are rounded from"""
+
+
 def number(s: Any, x: Any) -> Any:
     """x in SymPy (`s`) without rounding: the constant that a float is the float of, or the simplest fraction."""
     if isinstance(x, bool):
@@ -122,9 +130,9 @@ def number(s: Any, x: Any) -> Any:
         return s.sympify(x)
     if not math.isfinite(x):
         return s.nan if math.isnan(x) else s.oo * int(math.copysign(1, x))
-    for constant in (s.log(2), 1 / s.sqrt(2), 2 / s.sqrt(s.pi)):
-        if x == float(constant):
-            return constant
+    for value, constant in CONSTANTS.items():
+        if x == value:
+            return constant(s)
     simple = Fraction(x).limit_denominator(10**6)
     fraction = simple if float(simple) == x else Fraction(x)
     return s.Rational(fraction.numerator, fraction.denominator)

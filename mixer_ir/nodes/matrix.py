@@ -65,6 +65,12 @@ class Matrix(Node):
         return Transpose(of=self)
 
 
+def apart(axes: Axes) -> str:
+    """A hint where axes may have been meant that are written without blanks, as 'bthk'."""
+    long = [a for a in axes if len(a) > 1 and TIME in a and a.isalpha()]
+    return f"; or is {long[0]!r} meant as {' '.join(long[0])!r}? axes are written apart" if long else ""
+
+
 def as_matrix(value: Any, where: str) -> Matrix:
     if not isinstance(value, Matrix):
         number = isinstance(value, int | float | complex)
@@ -391,7 +397,10 @@ class Apply(Expr):
 
     def __post_init__(self) -> None:
         if TIME not in self.of.axes and SOURCE not in self.of.axes:
-            raise AxisError(f"a matrix is applied along t (or s), but its operand has axes ({' '.join(self.of.axes)})")
+            raise AxisError(
+                f"a matrix is applied along t (or s), but its operand has axes ({' '.join(self.of.axes)}); what is the "
+                "same at every step is written as x + 0 * mx.index('t')" + apart(self.of.axes)
+            )
         column = TIME if TIME in self.of.axes else SOURCE
         own = tuple(TIME if a == column else a for a in self.of.axes)
         set_axes(self, union(own, self.matrix.axes))

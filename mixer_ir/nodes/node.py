@@ -49,6 +49,22 @@ class Node(metaclass=_Interned):
         words = [type(self).__name__, *([name] if name else []), *([f"({' '.join(axes)})"] if axes is not None else [])]
         return f"<{' '.join(words)}>"
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Every node below, each once and without recursion, which a deep expression would exhaust."""
+        at: dict[Node, _At] = {}
+        rows = []
+        for i, n in enumerate(walk(self)):
+            fields = (f.name for f in dataclasses.fields(n) if f.init)  # type: ignore[arg-type]
+            rows.append((type(n), {name: _map_nodes(getattr(n, name), at.__getitem__) for name in fields}))
+            at[n] = _At(i)
+        return _built, (rows,)
+
     def children(self) -> Iterator[Node]:
         """Every node held directly in a field, in the order of the fields."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
@@ -60,6 +76,24 @@ class Node(metaclass=_Interned):
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}  # type: ignore[arg-type]
         new = {name: _map_nodes(value, change) for name, value in fields.items()}
         return self if all(new[n] is fields[n] for n in fields) else type(self)(**new)
+
+
+class _At(int):
+    """The place of a node among those before it."""
+
+
+def _built(rows: list[tuple[type[Node], dict[str, Any]]]) -> Node:
+    """The last of the nodes read back; it is the one that is there already if there is an equal one."""
+    made: list[Node] = []
+    for cls, fields in rows:
+        made.append(cls(**{name: _placed(value, made) for name, value in fields.items()}))
+    return made[-1]
+
+
+def _placed(value: Any, made: list[Node]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_placed(item, made) for item in value)
+    return made[value] if isinstance(value, _At) else value
 
 
 def _nodes_in(value: Any) -> Iterator[Node]:

@@ -309,6 +309,10 @@ def subscript(axes: Axes) -> str:
 def number(value: complex | float) -> Written:
     """A number, with a real minus."""
     if isinstance(value, complex):
-        return f"({value.real:.12g} + {value.imag:.12g}i)".replace("-", "−"), ATOM
-    text = str(value) if isinstance(value, bool | int) else f"{value:.12g}"
+        i = "i" if abs(value.imag) == 1 else f"{abs(value.imag):.12g}i"
+        if value.real:
+            return f"({value.real:.12g} {'-' if value.imag < 0 else '+'} {i})".replace("-", "−"), ATOM
+        text = f"-{i}" if value.imag < 0 else i
+    else:
+        text = str(value) if isinstance(value, bool | int) else f"{value:.12g}"
     return text.replace("-", "−").replace("inf", "∞"), PLUS if text.startswith("-") else ATOM

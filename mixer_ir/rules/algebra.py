@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import lru_cache
 from typing import TypeVar
 
@@ -160,6 +160,14 @@ def renamed(e: Expr, old: str, new: str) -> Expr:
     if isinstance(e, Rename) and e.new == old and (new not in e.of.axes or e.old == new):
         return renamed(e.of, e.old, new)
     return Rename(of=e, old=old, new=new)
+
+
+def fresh(axis: str, taken: Container[str]) -> str:
+    """A name for an axis that is bound in a matrix, like `axis`, but none of `taken` and none that can be declared."""
+    name = f"{axis}_"
+    while name in taken:
+        name += "_"
+    return name
 
 
 def keep(condition: Expr) -> Expr:

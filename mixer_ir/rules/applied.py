@@ -24,7 +24,7 @@ from mixer_ir.nodes.matrix import (
 )
 from mixer_ir.nodes.process import Process, Read, Run
 from mixer_ir.rules.affine import NotAffine, normal_form
-from mixer_ir.rules.algebra import ONE, keep, ones, product, renamed, total
+from mixer_ir.rules.algebra import ONE, fresh, keep, ones, product, renamed, total
 from mixer_ir.rules.time_reversal import backward, cross, on_reversed_signals
 
 Rule = Callable[[Expr], Expr | None]
@@ -123,10 +123,10 @@ def semiseparable_applied_is_read(e: Expr) -> Expr | None:
 def driven(M: Semiseparable, v: Expr, reset: Expr | None) -> Expr:
     """The read of the state that M drives; axes of v that M contracts are called differently meanwhile."""
     taken = (*M.over, *((M.A.row,) if M.A.row is not None else ()))
-    clash = [a for a in v.axes if a in taken]
+    clash = {a: fresh(a, {*taken, *v.axes}) for a in v.axes if a in taken}
     value = ONE if v is ones(TIME) else v
-    for a in clash:
-        value = renamed(value, a, f"{a}_")
+    for a, name in clash.items():
+        value = renamed(value, a, name)
     batch = union(M.A.axes, M.B.axes, () if reset is None else reset.axes)
     own = union(M.over, without(value.axes, (TIME, *batch)))
     process = Process(name="", axes=own, over=M.over, transition=M.A, inputs=((M.B, value),), reset=reset)
@@ -135,8 +135,8 @@ def driven(M: Semiseparable, v: Expr, reset: Expr | None) -> Expr:
     if reset is not None and M.strict:
         query = product(query, keep(reset))
     made: Expr = Read(process=process, query=query, before=M.strict)
-    for a in clash:
-        made = renamed(made, f"{a}_", a)
+    for a, name in clash.items():
+        made = renamed(made, name, a)
     return made
 
 

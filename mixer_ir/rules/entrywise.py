@@ -21,7 +21,7 @@ from mixer_ir.nodes.matrix import (
     Sum,
 )
 from mixer_ir.nodes.process import Transition
-from mixer_ir.rules.algebra import ONE, ZERO, contracted, factors, product, total
+from mixer_ir.rules.algebra import ONE, ZERO, contracted, factors, fresh, product, renamed, total
 from mixer_ir.rules.time_reversal import cross
 
 # ---------------------------------------------------------------------- decay
@@ -89,12 +89,49 @@ def hadamard_of_semiseparable(M: Matrix) -> Matrix | None:
     =  semiseparable(C1 ⊗ C2, A1 ⊗ A2, B1 ⊗ B2), A diagonal; so with low rank"""
     match M:
         case Entrywise(fn="mul", args=(Semiseparable() | LowRank() as x, Semiseparable() | LowRank() as y)):
-            if cross(M) or any(a in y.over for a in x.over):
+            if cross(M):
                 return None
+            y = _apart(y, x)
+            x = _apart(x, y)
             if isinstance(x, LowRank) and isinstance(y, LowRank):
                 return LowRank(q=product(x.q, y.q), k=product(x.k, y.k), over=(*x.over, *y.over))
             return _hadamard(_as_semiseparable(x), _as_semiseparable(y), x, y)
     return None
+
+
+def scale_leaves_entries(M: Matrix) -> Matrix | None:
+    """(c A) B  =  c (A B), entry by entry"""
+    match M:
+        case Entrywise(fn="mul", args=(Scale(factor=c, of=of), other)):
+            return Scale(factor=c, of=replace(M, args=(of, other)))
+        case Entrywise(fn="mul", args=(other, Scale(factor=c, of=of))):
+            return Scale(factor=c, of=replace(M, args=(other, of)))
+    return None
+
+
+def _apart(M: Semiseparable | LowRank, other: Semiseparable | LowRank) -> Semiseparable | LowRank:
+    """M with what it sums over called by names that the other matrix has not."""
+    there = _all_axes(other)
+    for a in M.over:
+        if a in there:
+            M = _rebound(M, a, fresh(a, there | _all_axes(M)))
+    return M
+
+
+def _all_axes(M: Semiseparable | LowRank) -> set[str]:
+    """All axes of its parts, also those that are summed over."""
+    parts = (M.q, M.k) if isinstance(M, LowRank) else (M.C, M.A, M.B)
+    return {*M.over, *(a for part in parts for a in part.axes)}
+
+
+def _rebound(M: Semiseparable | LowRank, old: str, new: str) -> Semiseparable | LowRank:
+    """The same matrix, where an axis that is summed over has another name."""
+    over = tuple(new if a == old else a for a in M.over)
+    if isinstance(M, LowRank):
+        return replace(M, q=renamed(M.q, old, new), k=renamed(M.k, old, new), over=over)
+    A = M.A.with_children(lambda part: renamed(part, old, new))
+    along = new if A.along == old else A.along
+    return replace(M, C=renamed(M.C, old, new), B=renamed(M.B, old, new), A=replace(A, along=along), over=over)
 
 
 def _as_semiseparable(M: Semiseparable | LowRank) -> Semiseparable:
@@ -158,6 +195,7 @@ RULES = (
     decay_of_lowrank_is_semiseparable,
     decay_of_semiseparable_is_semiseparable,
     decay_moves_in,
+    scale_leaves_entries,
     hadamard_of_semiseparable,
     softmax_over_codebook_is_normalized_lowrank,
 )

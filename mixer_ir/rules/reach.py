@@ -11,15 +11,19 @@ from mixer_ir.nodes.expr import SOURCE, TIME, Contract, Cumulate, Delay, Expr, R
 from mixer_ir.nodes.matrix import (
     Apply,
     Band,
+    Cauchy,
     Causal,
     Circulant,
     Decay,
     Diagonal,
     Entrywise,
     Flip,
+    Fourier,
     Identity,
+    LowRank,
     Mask,
     Matrix,
+    Monarch,
     Normalize,
     Product,
     Resets,
@@ -30,8 +34,9 @@ from mixer_ir.nodes.matrix import (
     Sum,
     Toeplitz,
     Transpose,
+    Vandermonde,
 )
-from mixer_ir.nodes.node import Node
+from mixer_ir.nodes.node import Node, walk
 from mixer_ir.nodes.process import Read, Run
 
 
@@ -66,34 +71,44 @@ KEEP_ZERO: tuple[str, ...] = ("add", "sub", "neg", "sqrt", "abs", "sign", "tanh"
 KEEP_ZERO += ("real", "imag", "conj", "min", "max", "relu", "silu", "gelu", "elu")
 
 
-def reach_of(root: Expr, counts: Callable[[Signal], bool]) -> Reach:
-    """The steps of the signals that `counts` names on which `root` at t depends."""
-    return _Reader(counts).of(root, False)
+def reach_of(root: Expr, counts: Callable[[Signal], bool], *, across: bool = True) -> Reach:
+    """The steps of the signals that `counts` names on which `root` at t depends.
+
+    across   whether a sequence that is mixed across from counts as well, or is there as a whole at every step
+    """
+    return _Reader(counts, across).of(root, False)
 
 
 class _Reader:
-    """Reads how far expressions look. Where `mirrored`, positions run backward, signals do not."""
+    """Reads how far expressions look. Where `mirrored`, positions run backward, signals do not.
 
-    def __init__(self, counts: Callable[[Signal], bool]) -> None:
+    columns   the columns of a row at which an expression over s is read
+    """
+
+    def __init__(self, counts: Callable[[Signal], bool], across: bool) -> None:
         self.counts = counts
-        self.memo: dict[tuple[Node, bool], Reach] = {}
+        self.across = across
+        self.memo: dict[tuple[Node, bool, Reach], Reach] = {}
 
-    def of(self, x: Node | None, mirrored: bool) -> Reach:
+    def of(self, x: Node | None, mirrored: bool, columns: Reach = Reach.ALL) -> Reach:
         if x is None:
             return Reach.NONE
-        if (x, mirrored) not in self.memo:
-            self.memo[x, mirrored] = self._of(x, mirrored)
-        return self.memo[x, mirrored]
+        key = (x, mirrored, columns)
+        if key not in self.memo:
+            self.memo[key] = self._of(x, mirrored, columns)
+        return self.memo[key]
 
-    def parts(self, x: Node, mirrored: bool) -> Reach:
-        return reduce(or_, (self.of(c, mirrored) for c in x.children()), Reach.NONE)
+    def parts(self, x: Node, mirrored: bool, columns: Reach = Reach.ALL) -> Reach:
+        return reduce(or_, (self.of(c, mirrored, columns) for c in x.children()), Reach.NONE)
 
-    def _of(self, x: Node, mirrored: bool) -> Reach:
+    def _of(self, x: Node, mirrored: bool, columns: Reach) -> Reach:
         match x:
             case Signal(axes=axes):
                 if not self.counts(x) or (TIME not in axes and SOURCE not in axes):
                     return Reach.NONE
-                return Reach.ALL if SOURCE in axes or mirrored else Reach.NOW
+                if mirrored:
+                    return Reach.ALL
+                return (Reach.NOW if TIME in axes else Reach.NONE) | (columns if SOURCE in axes else Reach.NONE)
             case Contract(over=over) | Reduce(over=over) if TIME in over or SOURCE in over:
                 return Reach.ALL.then(self.parts(x, mirrored))
             case Take(axis=axis) if axis in (TIME, SOURCE):
@@ -108,18 +123,38 @@ class _Reader:
             case Read(process=process, query=query, before=before):
                 driven = (Reach.PAST if before else Reach.BEFORE).then(self.parts(process, mirrored))
                 return driven | self.of(query, mirrored)
+            case Apply(matrix=M, of=v) if TIME not in v.axes and not self.across:
+                return self.rows(M, mirrored)
             case Apply(matrix=M, of=v):
                 reach = entries_reach(M)
                 return reach.then(self.of(v, mirrored)) | self.shape(M, reach, mirrored)
-        return self.parts(x, mirrored)
+        return self.parts(x, mirrored, columns)
+
+    def rows(self, M: Matrix, mirrored: bool) -> Reach:
+        """How far row t of a matrix looks that mixes across from another sequence, all of which is there."""
+        match M:
+            case Shift() | Decay() | Semiseparable() | Circulant() | Fourier() | Monarch() | Transpose() | Flip():
+                return Reach.ALL  # rows of other steps, or the number of rows
+            case Product(factors=factors):
+                turn = next((i for i, f in enumerate(factors) if _over_source(f)), len(factors) - 1)
+                if any(not isinstance(f, Diagonal | Identity) for f in factors[:turn]):
+                    return Reach.ALL
+            case Toeplitz():
+                return Reach.BEFORE.then(self.parts(M, mirrored))
+        found = (
+            self.rows(c, mirrored) if isinstance(c, Matrix) else self.of(c, mirrored, Reach.NONE) for c in M.children()
+        )
+        return reduce(or_, found, Reach.NONE)
 
     def shape(self, M: Matrix, kept: Reach, mirrored: bool) -> Reach:
         """How far row t looks at what shapes the entries of M that are `kept`."""
         match M:
             case Diagonal(d=d):
-                return self.of(d, mirrored)
-            case Toeplitz() | Circulant():  # every filter value up to the longest lag
-                return (Reach.ALL if Reach.FUTURE in entries_reach(M) else Reach.BEFORE).then(self.parts(M, mirrored))
+                return self.of(d, mirrored, Reach.NOW)
+            case Circulant():
+                return Reach.ALL.then(self.parts(M, mirrored))
+            case Toeplitz():  # every filter value up to the longest lag
+                return (Reach.ALL if Reach.FUTURE in kept else Reach.BEFORE).then(self.parts(M, mirrored))
             case Causal(of=of):
                 return self.shape(of, kept & Reach.BEFORE, mirrored)
             case Band(of=of, before=before, after=after):
@@ -128,11 +163,15 @@ class _Reader:
                 return self.shape(of, counted_reach(of), mirrored)
             case Normalize(of=of, floor=floor):
                 return self.shape(of, entries_reach(of), mirrored) | self.of(floor, mirrored)
+            case Flip(of=Toeplitz() as of):  # a filter counts lags, and is not reversed
+                return self.shape(of, kept.mirrored, mirrored)
             case Flip(of=of):
                 return self.shape(of, kept.mirrored, mirrored).mirrored
             case Shift(of=of, by=by):
                 moved = Reach.PAST if by > 0 else Reach.FUTURE
                 return moved.then(self.shape(of, entries_reach(of), mirrored))
+            case Transpose(of=LowRank() | Vandermonde() | Cauchy() as of):  # an entry is made of what is at t and at s
+                return self.shape(of, kept, mirrored)
             case Transpose(of=of):
                 return kept.then(self.shape(of, Reach.ALL, mirrored))
             case Product(factors=(first, *rest)):
@@ -140,7 +179,7 @@ class _Reader:
             case Sum(terms=ms) | Entrywise(args=ms):
                 return reduce(or_, (self.shape(m, kept, mirrored) for m in ms))
         inside = (c for c in M.children() if not isinstance(c, Matrix))
-        own = reduce(or_, (self.of(c, mirrored) for c in inside), Reach.NONE)
+        own = reduce(or_, (self.of(c, mirrored, kept) for c in inside), Reach.NONE)
         below = (self.shape(c, kept, mirrored) for c in M.children() if isinstance(c, Matrix))
         return reduce(or_, below, (kept | Reach.NOW).then(own))
 
@@ -197,6 +236,11 @@ def counted_reach(M: Matrix) -> Reach:
         case Sum(terms=ms) | Entrywise(args=ms):
             return reduce(and_, map(counted_reach, ms))
     return Reach.ALL
+
+
+def _over_source(M: Matrix) -> bool:
+    """Whether a factor has parts over s: the first one turns from t to s; a diagonal one does not."""
+    return not isinstance(M, Diagonal) and any(isinstance(x, Signal) and SOURCE in x.axes for x in walk(M))
 
 
 def _band(before: int | None, after: int | None) -> Reach:

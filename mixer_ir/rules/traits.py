@@ -121,7 +121,7 @@ def traits(
         time_invariant=value is not None and is_time_invariant(expr, value),
         data_dependent=_data_dependent(expr, value),
         linear_time=cost == LINEAR,
-        streamable=causal and not any(isinstance(n, Reverse) or n is Size(axis=TIME) for n in walk(expr)),
+        streamable=_streamable(expr),
         complex=any(_complex(n) for n in walk(body)),
         affine=not any(isinstance(p, Run) for p in found),
         structure=None if matrix is None else structure_of(gathered(matrix)),
@@ -129,6 +129,17 @@ def traits(
         state=_state(expr, found),
         cost=cost,
     )
+
+
+def _streamable(expr: Expr) -> bool:
+    """Whether no step waits for later ones or for the length; a sequence that is mixed across from is there whole."""
+    of_length = any(isinstance(n, Reverse) or n in (Size(axis=TIME), Size(axis=SOURCE)) for n in walk(expr))
+    crossed = any(isinstance(n, Apply) and TIME not in n.of.axes for n in walk(expr))
+
+    def counts(s: Signal) -> bool:
+        return not crossed or TIME in s.axes
+
+    return not of_length and Reach.FUTURE not in reach_of(expr, counts, across=False)
 
 
 def _only_one_over_time(signals: Mapping[str, Axes]) -> str | None:

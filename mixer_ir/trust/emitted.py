@@ -7,20 +7,18 @@ decay too many or too few, a chunk that begins a step late all show, on sizes th
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from backends import prepare
+from backends.symbolic import prepare
 from lowering import lower as lowering
 from lowering.context import Lowered, SignalType
 from lowering.planner import plan
 from lowering.profile import profile_of
-from mixer_ir.definition.cells import Cells
 from mixer_ir.definition.definition import Definition
 from mixer_ir.driver import samples
 from mixer_ir.errors import StreamError
@@ -29,7 +27,9 @@ from mixer_ir.nodes.expr import SOURCE, TIME, Axes, Signal
 from mixer_ir.nodes.functions import Kind
 from mixer_ir.nodes.node import walk
 from mixer_ir.nodes.process import Process
-from mixer_ir.trust.exact import Ring
+from mixer_ir.trust import cells
+from mixer_ir.trust.algebra import Algebra
+from mixer_ir.trust.cells import Cells
 
 LENGTHS: Mapping[str, tuple[tuple[int, int | None], ...]] = {
     "chunked": ((1, 1), (2, 1), (3, 2), (4, 2), (3, 4)),
@@ -60,30 +60,42 @@ def _short(text: str, most: int = 160) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+@dataclass(frozen=True)
+class Made:
+    """A program and what runs it on formulas."""
+
+    lowered: Lowered
+    run: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+    @property
+    def states(self) -> set[str]:
+        return {*self.lowered.entering, *self.lowered.states}
+
+
 @dataclass
 class Emitted:
     """The programs of one mixer at small sizes, in symbols."""
 
     mixer: Mixer
-    ring: Ring = field(default_factory=Ring)
+    algebra: Algebra = field(default_factory=Algebra)
     cases: dict[int, list[Case]] = field(default_factory=dict)
+    programs: dict[Any, Made | StreamError] = field(default_factory=dict)
 
-    def checks(self, form: str) -> Iterator[tuple[int, int | None, Difference | None]]:
-        """For each length and chunk that is tried: the first difference, or None."""
+    def checks(self, form: str) -> Iterator[tuple[str, Difference | None]]:
+        """For each length and chunk that is tried: what was compared, and the first difference, or None."""
         for length, chunk in LENGTHS.get(form, OTHER):
+            label = f"t = {length}" + ("" if chunk is None else f" in chunks of {chunk}")
             for case in self.of_length(length):
-                yield length, chunk, case.compare(form, chunk)
+                yield from ((f"{label}{how}", found) for how, found in case.compare(form, chunk))
 
     def of_length(self, length: int) -> list[Case]:
         if length not in self.cases:
-            self.cases[length] = [Case(self.mixer, length, known, self.ring) for known in self.patterns(length)]
+            self.cases[length] = [Case(self, length, known) for known in self.patterns(length)]
         return self.cases[length]
 
     def patterns(self, length: int) -> list[dict[str, torch.Tensor]]:
         """Values for signals that cannot be symbols: integers as drawn, truth values in every pattern (or some)."""
-        sizes = small(self.mixer, length)
-        drawn = samples.draw(self.mixer, sizes, seed=3)
-        fixed = {n: x for n, x in drawn.items() if not x.is_floating_point()}
+        fixed = samples.discrete(self.mixer, small(self.mixer, length), seed=3)
         truths = [n for n, x in fixed.items() if x.dtype == torch.bool]
         if not truths:
             return [fixed]
@@ -91,6 +103,43 @@ class Emitted:
         bits = list(itertools.product([False, True], repeat=count))
         chosen = bits if len(bits) <= MOST_PATTERNS else [bits[(i * 5 + 2) % len(bits)] for i in range(MOST_PATTERNS)]
         return [{**fixed, **_patterned(fixed, truths, pattern)} for pattern in chosen]
+
+    @property
+    def known(self) -> str:
+        """Which signals are no symbols, for a person to read; nothing if all are."""
+        fixed = samples.discrete(self.mixer, small(self.mixer, 1), seed=3)
+        truths = [n for n, x in fixed.items() if x.dtype == torch.bool]
+        whole = [n for n in fixed if n not in truths]
+        parts = [f"{', '.join(whole)} as drawn"] if whole else []
+        parts += [f"{', '.join(truths)} in up to {MOST_PATTERNS} patterns a length"] if truths else []
+        return f"; with {', '.join(parts)}" if parts else ""
+
+    def program(
+        self, types: Mapping[str, SignalType], form: str, chunk: int | None, past: int | None, final: bool
+    ) -> Made | StreamError:
+        """The program of a form; `past` if it takes states: how many columns those hold that grow."""
+        key = (tuple(types.items()), form, chunk, past, final)
+        if key not in self.programs:
+            self.programs[key] = self._program(types, form, chunk, past, final)
+        return self.programs[key]
+
+    def _program(
+        self, types: Mapping[str, SignalType], form: str, chunk: int | None, past: int | None, final: bool
+    ) -> Made | StreamError:
+        chosen = plan(self.mixer.expr, types, profile_of("cpu"), form=form, chunk=chunk)
+        try:
+            lowered = lowering.lower(
+                self.mixer.expr,
+                returns=self.mixer.returns,
+                signals=types,
+                forms=chosen.choices,
+                initial=past is not None,
+                final=final,
+                past=past or 0,
+            )
+        except StreamError as refused:
+            return refused
+        return Made(lowered, prepare(lowered.program, self.algebra))
 
 
 def _patterned(fixed: Mapping[str, torch.Tensor], names: list[str], bits: tuple[bool, ...]) -> dict[str, torch.Tensor]:
@@ -111,92 +160,99 @@ def small(mixer: Mixer, length: int) -> dict[str, int]:
     return samples.sizes_for(mixer, length, {**ones, **wide})
 
 
-def directions(mixer: Mixer) -> dict[str, None]:
-    """Signals that stand for vectors of a low rank beyond 2, whose products have too many terms: they are numbers."""
-    found: dict[str, None] = {}
-    for process in (n for n in walk(mixer.expr) if isinstance(n, Process)):
-        pairs = process.transition.low_rank
-        parts = (part for pair in pairs for part in pair) if len(pairs) > 2 else ()
-        inside = (n for part in parts for n in walk(part) if isinstance(n, Signal))
-        found |= {n.name: None for n in inside if set(process.over) & set(n.axes)}
-    return found
-
-
 class Case:
     """One length with the known signals fixed: the definition once, and any number of programs to compare with it."""
 
-    def __init__(self, mixer: Mixer, length: int, known: Mapping[str, torch.Tensor], ring: Ring) -> None:
-        self.mixer, self.ring = mixer, ring
-        self.sizes = small(mixer, length)
+    def __init__(self, of: Emitted, length: int, known: Mapping[str, torch.Tensor]) -> None:
+        self.of, self.mixer, self.length, self.cells = of, of.mixer, length, cells.over(of.algebra)
+        self.sizes = small(self.mixer, length)
         self.signals: dict[str, Cells] = {}
-        self.types: dict[str, SignalType] = {}
-        numbered = directions(mixer)
-        for name, axes in mixer.signals.items():
-            shape = tuple(self.sizes[a] for a in axes)
-            kind: Kind = "real"
+        self.kinds: dict[str, Kind] = {}
+        for name, axes in self.mixer.signals.items():
             if name in known:
-                kind = "bool" if known[name].dtype == torch.bool else "int"
-                self.signals[name] = Cells(axes, known[name].numpy().astype(object))
-            elif name in numbered:
-                first = 2 + 5 * list(numbered).index(name)  # no two directions alike
-                self.signals[name] = Cells(
-                    axes, (first + np.arange(math.prod(shape)) % 7).reshape(shape).astype(object)
-                )
+                self.kinds[name] = "bool" if known[name].dtype == torch.bool else "int"
+                self.signals[name] = self.cells(axes, known[name].numpy().astype(object))
             else:
-                self.signals[name] = Cells.symbols(name, axes, shape)
-            self.types[name] = SignalType(axes, shape, kind)
-        self.processes = {n.name: n for n in walk(mixer.expr) if isinstance(n, Process)}
+                self.kinds[name] = "real"
+                self.signals[name] = self.cells.symbols(name, axes, tuple(self.sizes[a] for a in axes))
+        self.definitions: dict[tuple[str, ...], Definition[Cells]] = {}
+        self.processes = {n.name: n for n in walk(self.mixer.expr) if isinstance(n, Process)}
+        sources = {n.name for n in walk(self.mixer.expr) if isinstance(n, Signal) and SOURCE in n.axes}
+        self.cross = any(TIME not in self.mixer.signals[name] for name in sources)
 
-    def compare(self, form: str, chunk: int | None) -> Difference | None:
-        """The program of this form against the definition: from an initial state, if there is one, and without."""
-        for stated in (False, True):
-            lowered = self.lowered(form, chunk, stated)
-            if lowered is None:
-                continue
-            states = {n: Cells.symbols(f"{n}_before", t.axes, t.shape) for n, t in lowered.entering.items()}
-            found = self._differs(lowered, states)
+    def compare(self, form: str, chunk: int | None) -> Iterator[tuple[str, Difference | None]]:
+        """The program against the definition: from the beginning, and from any state or cut in two."""
+        whole = self.program(self.signals, form, chunk, None, final=False)
+        if isinstance(whole, StreamError):
+            raise whole
+        yield "", self._differs(whole, {}, self.definition({}))
+        stated = self.program(self.signals, form, chunk, 0, final=True)
+        if isinstance(stated, StreamError):
+            return
+        if stated.lowered.entering and stated.states <= self.processes.keys():
+            entering = stated.lowered.entering
+            states = {n: self.cells.symbols(f"{n}_before", t.axes, t.shape) for n, t in entering.items()}
+            yield " from any state", self._differs(stated, states, self.definition(states))
+        elif self.length > 1:
+            yield f" cut at {self.length // 2}", self._cut(form, chunk, self.length // 2)
+
+    def _cut(self, form: str, chunk: int | None, at: int) -> Difference | None:
+        """The first `at` steps, and the others from the states that those leave, against the whole."""
+        first, rest = self.part(0, at), self.part(at, self.length)
+        y = self.definition({}).value(self.mixer.body)
+        states: Mapping[str, Any] = {}
+        for signals, past, start, stop in ((first, None, 0, at), (rest, at, at, self.length)):
+            made = self.program(signals, form, chunk, past, final=past is None)
+            if isinstance(made, StreamError):
+                raise made
+            out = self._run(made, signals, {f"state:{n}": states[f"state:{n}"] for n in made.lowered.entering})
+            wanted = self.cells(y.axes, y.data.take(range(start, stop), y.axes.index(TIME))) if TIME in y.axes else y
+            found = self._unequal("y", out["y"], wanted, self.mixer.returns, stop - start)
             if found is not None:
                 return found
+            states = out
         return None
 
-    def lowered(self, form: str, chunk: int | None, stated: bool) -> Lowered | None:
-        """The program; with states only if they are those of the mixer's processes."""
-        chosen = plan(self.mixer.expr, self.types, profile_of("cpu"), form=form, chunk=chunk)
-        try:
-            made = lowering.lower(
-                self.mixer.expr,
-                returns=self.mixer.returns,
-                signals=self.types,
-                forms=chosen.choices,
-                initial=stated,
-                final=stated,
-                past=0,
-            )
-        except StreamError:
-            return None
-        ours = not stated or (made.entering and all(n in self.processes for n in (*made.entering, *made.states)))
-        return made if ours else None
+    def part(self, start: int, stop: int) -> dict[str, Cells]:
+        """The signals at some steps; of columns (s) all until the last step, or all of another sequence."""
+        made = dict(self.signals)
+        for n, x in made.items():
+            for axis, first in ((SOURCE, 0), (TIME, start)):
+                if axis in x.axes and not (axis == SOURCE and self.cross):
+                    made[n] = x = self.cells(x.axes, x.data.take(range(first, stop), x.axes.index(axis)))
+        return made
 
-    def _differs(self, lowered: Lowered, states: Mapping[str, Cells]) -> Difference | None:
-        inputs: dict[str, Any] = {n: x.data for n, x in self.signals.items() if n in lowered.program.input_names}
-        inputs |= {f"state:{n}": x.data for n, x in states.items()}
-        out = prepare("symbolic", lowered.program)(inputs)
-        want = Definition(Cells, self.signals, self.sizes, states)
-        returns = self.mixer.returns
-        found = self._unequal("y", out["y"], want.value(self.mixer.body if not states else self.mixer.expr), returns)
-        for name, kind in lowered.states.items():
+    def program(
+        self, signals: Mapping[str, Cells], form: str, chunk: int | None, past: int | None, *, final: bool
+    ) -> Made | StreamError:
+        types = {n: SignalType(x.axes, x.data.shape, self.kinds[n]) for n, x in signals.items()}
+        return self.of.program(types, form, chunk, past, final)
+
+    def definition(self, states: Mapping[str, Cells]) -> Definition[Cells]:
+        if tuple(states) not in self.definitions:
+            self.definitions[tuple(states)] = Definition(self.cells, self.signals, self.sizes, states)
+        return self.definitions[tuple(states)]
+
+    def _run(self, made: Made, signals: Mapping[str, Cells], states: Mapping[str, Any]) -> dict[str, Any]:
+        names = made.lowered.program.input_names
+        return made.run({**{n: x.data for n, x in signals.items() if n in names}, **states})
+
+    def _differs(self, made: Made, states: Mapping[str, Cells], want: Definition[Cells]) -> Difference | None:
+        y = want.value(self.mixer.expr if states else self.mixer.body)
+        out = self._run(made, self.signals, {f"state:{n}": x.data for n, x in states.items()})
+        found = self._unequal("y", out["y"], y, self.mixer.returns, self.length)
+        for name, kind in made.lowered.states.items():
             if found is None:
-                found = self._unequal(
-                    f"state {name}", out[f"state:{name}"], want.states_of(self.processes[name])[-1], kind.axes
-                )
+                S = want.states_of(self.processes[name])[-1]
+                found = self._unequal(f"state {name}", out[f"state:{name}"], S, kind.axes, self.length)
         return found
 
-    def _unequal(self, name: str, got: Any, want: Cells, axes: Axes) -> Difference | None:
-        cells = want.to(axes, self.sizes)
-        if got.shape != cells.shape:
-            return Difference(name, f"shape {got.shape}", f"shape {cells.shape}")
-        for i in np.ndindex(*cells.shape):
-            if not self.ring.equal(got[i], cells[i]):
+    def _unequal(self, name: str, got: Any, want: Cells, axes: Axes, length: int) -> Difference | None:
+        wanted = want.to(axes, {**self.sizes, TIME: length})
+        if got.shape != wanted.shape:
+            return Difference(name, f"shape {got.shape}", f"shape {wanted.shape}")
+        for i in np.ndindex(*wanted.shape):
+            if self.of.algebra.read(got[i]) != wanted[i]:
                 at = ", ".join(f"{a}={n}" for a, n in zip(axes, i, strict=True))
-                return Difference(f"{name}[{at}]", str(got[i]), str(cells[i]))
+                return Difference(f"{name}[{at}]", str(got[i]), str(wanted[i]))
         return None

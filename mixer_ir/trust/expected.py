@@ -33,7 +33,9 @@ ROUNDINGS = 64.0
 """how many times the measured effect of one rounding of every input may be seen"""
 SHARED = 1e-3
 """a signal's gradient is measured against its own largest entry, and this part of the largest of all"""
-NOTHING = 1e-6
+CANCELLED = 8.0
+"""so many roundings of the largest gradient are seen in one whose terms cancel, as where a row is divided by its sum"""
+NOTHING = 4e-6
 """a gradient that is smaller than this part of the largest of all is not asked to stand out"""
 
 Signals: TypeAlias = Mapping[str, Tensor]
@@ -71,12 +73,16 @@ class Expected:
         g = torch.Generator().manual_seed(self.seed)
         self.weights = torch.randn(self.values.shape, generator=g, dtype=torch.float64).to(self.values.dtype)
         self.gradients = self._gradients(self.values, exact, starts)
-        computed = self.dtype if self.dtype == torch.float64 else torch.float32
-        moved, moved_starts = self._leaves(self.signals, self.initial, torch.finfo(computed).eps)
+        moved, moved_starts = self._leaves(self.signals, self.initial, torch.finfo(self.computed).eps)
         again = self._evaluated(moved, moved_starts)
         gradients = self._gradients(again, moved, moved_starts)
         self.noise = _largest(again - self.values)
         self.gradient_noise = {n: _largest(gradients[n] - x) for n, x in self.gradients.items()}
+
+    @property
+    def computed(self) -> torch.dtype:
+        """The dtype that is computed in."""
+        return self.dtype if self.dtype == torch.float64 else torch.float32
 
     # ------------------------------------------------------------------ by definition
 
@@ -119,7 +125,9 @@ class Expected:
         return _largest(self.gradients[name]) + SHARED * max(map(_largest, self.gradients.values()), default=0.0)
 
     def gradient_allowed(self, name: str) -> float:
-        return RELATIVE[self.dtype][1] * self.gradient_scale(name) + ROUNDINGS * self.gradient_noise[name]
+        largest = max(map(_largest, self.gradients.values()), default=0.0)
+        rounding = CANCELLED * torch.finfo(self.computed).eps * largest
+        return RELATIVE[self.dtype][1] * self.gradient_scale(name) + ROUNDINGS * self.gradient_noise[name] + rounding
 
     def insensitive(self) -> list[str]:
         """What the tolerances would let pass: a result of zeros, or one that is a step late. Empty if nothing."""

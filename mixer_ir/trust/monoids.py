@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import sympy
-
+from mixer_ir.trust.algebra import Algebra
 from mixer_ir.trust.block_algebra import ZERO, Polynomial, Symbol
-from mixer_ir.trust.exact import Ring
+from mixer_ir.trust.formulas import Formula
 
 
 @dataclass(frozen=True)
@@ -62,26 +61,24 @@ def softmax() -> Iterator[Law]:
 
     (m₁, l₁, o₁) ⊕ (m₂, l₂, o₂) = (m, l₁ e^{m₁−m} + l₂ e^{m₂−m}, o₁ e^{m₁−m} + o₂ e^{m₂−m}),  m = max(m₁, m₂)
     """
-    ring = Ring()
-    x, v, y = sympy.symbols("x v y", real=True)
-    ms, ls, outs = (sympy.symbols(f"{n}1:4", real=True) for n in "mlo")
+    s = Algebra()
+    x, v, y = map(s.Symbol, "xvy")
+    ms, ls, outs = ([s.Symbol(f"{n}{i}") for i in (1, 2, 3)] for n in "mlo")
     parts = list(zip(ms, ls, outs, strict=True))
 
-    def sums(part: tuple[sympy.Expr, ...]) -> tuple[sympy.Expr, sympy.Expr]:
+    def sums(part: tuple[Formula, ...]) -> tuple[Formula, Formula]:
         m, l, o = part
-        return l * sympy.exp(m), o * sympy.exp(m)
+        return l * s.exp(m), o * s.exp(m)
 
-    def equal(statement: str, left: tuple[sympy.Expr, ...], right: tuple[sympy.Expr, ...]) -> Law:
-        wrong = [f"{a} ≠ {b}" for a, b in zip(left, right, strict=True) if not ring.equal(a, b)]
+    def equal(statement: str, left: tuple[Formula, ...], right: tuple[Formula, ...]) -> Law:
+        wrong = [f"{a} ≠ {b}" for a, b in zip(left, right, strict=True) if a != b]
         return Law(statement, not wrong, "; ".join(wrong))
 
-    yield equal(
-        "one key: (x, 1, v) stands for (e^x, e^x v)", sums((x, sympy.Integer(1), v)), (sympy.exp(x), sympy.exp(x) * v)
-    )
+    yield equal("one key: (x, 1, v) stands for (e^x, e^x v)", sums((x, s.read(1), v)), (s.exp(x), s.exp(x) * v))
     both = sums(joined(parts[0], parts[1]))
     apart = tuple(a + b for a, b in zip(sums(parts[0]), sums(parts[1]), strict=True))
     yield equal("⊕ adds the sums: (L, O)(1 ⊕ 2) = (L, O)(1) + (L, O)(2)", both, apart)
-    nothing = (y, sympy.Integer(0), sympy.Integer(0))
+    nothing = (y, s.read(0), s.read(0))
     yield equal("no keys: (m, 0, 0) is neutral, whatever m", sums(joined(parts[0], nothing)), sums(parts[0]))
     left = joined(joined(parts[0], parts[1]), parts[2])
     right = joined(parts[0], joined(parts[1], parts[2]))
@@ -90,8 +87,9 @@ def softmax() -> Iterator[Law]:
     yield equal("the result is O / L, whatever m", (o / l,), (sums(parts[0])[1] / sums(parts[0])[0],))
 
 
-def joined(first: tuple[sympy.Expr, ...], second: tuple[sympy.Expr, ...]) -> tuple[sympy.Expr, ...]:
+def joined(first: tuple[Formula, ...], second: tuple[Formula, ...]) -> tuple[Formula, ...]:
     """⊕, as written above."""
-    m = sympy.Max(first[0], second[0])
-    a, b = sympy.exp(first[0] - m), sympy.exp(second[0] - m)
+    s = first[0].algebra
+    m = s.Max(first[0], second[0])
+    a, b = s.exp(first[0] - m), s.exp(second[0] - m)
     return m, first[1] * a + second[1] * b, first[2] * a + second[2] * b

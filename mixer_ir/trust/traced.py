@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 
-from mixer_ir.definition.cells import Cells
 from mixer_ir.definition.definition import Definition
 from mixer_ir.definition.named import stack
 from mixer_ir.driver import samples
@@ -21,77 +19,76 @@ from mixer_ir.nodes.node import Node, walk
 from mixer_ir.nodes.process import Process, Run
 from mixer_ir.rules.canonical import Fired
 from mixer_ir.rules.coupled import members
+from mixer_ir.trust import cells
+from mixer_ir.trust.algebra import Algebra
+from mixer_ir.trust.cells import Cells
 from mixer_ir.trust.emitted import small
-from mixer_ir.trust.exact import Ring
 
 STEPS = 2
 """how long the instances are on which a rule is tried"""
 
 
-def traced(mixer: Mixer, run: Run, normal: Expr) -> Iterator[tuple[str, str | None]]:
+def traced(mixer: Mixer, run: Run, normal: Expr, algebra: Algebra) -> Iterator[tuple[str, str | None]]:
     """One step from an arbitrary state: (what is compared, where it differs or None) for each state and the output."""
-    sizes, signals = _signals(mixer, 1)
-    ring, r = Ring(), run.recurrence
+    kind, r = cells.over(algebra), run.recurrence
+    sizes, signals = _signals(mixer, 1, kind)
     states = {}
     for s in r.states:
         axes = (*without(r.batch, (TIME, *s.axes)), *s.axes)
-        states[s] = Cells.symbols(f"{s.name}₀", axes, tuple(sizes[a] for a in axes))
+        states[s] = kind.symbols(f"{s.name}₀", axes, tuple(sizes[a] for a in axes))
     before = {s.name: x for s, x in states.items()}
     processes = {name: n for n in walk(normal) if isinstance(n, Process) for name in members(n)}
     for p in processes.values():
         if len(members(p)) > 1:
             before[p.name] = stack([before[name] for name in members(p)], p.name)
-    new, output = Definition(Cells, signals, sizes).update(r, states, 0)
-    form = Definition(Cells, signals, sizes, before)
+    new, output = Definition(kind, signals, sizes).update(r, states, 0)
+    form = Definition(kind, signals, sizes, before)
     for s, after in new.items():
         if s.name in processes:
             p = processes[s.name]
             found = form.states_of(p)[1].at(p.name, members(p).index(s.name))
-            yield f"{s.name}_t = A_t {s.name}_(t−1) + Σ k vᵀ is its traced update", _differs(ring, found, after, sizes)
-    yield "y_t is the traced output", _differs(ring, form.value(normal).at(TIME, 0), output, sizes)
+            yield f"{s.name}_t = A_t {s.name}_(t−1) + Σ k vᵀ is its traced update", _differs(found, after, sizes)
+    yield "y_t is the traced output", _differs(form.value(normal).at(TIME, 0), output, sizes)
 
 
-def fired(mixer: Mixer) -> Iterator[tuple[Fired, str | None]]:
+def fired(mixer: Mixer, algebra: Algebra) -> Iterator[tuple[Fired, str | None]]:
     """Every rule that fired, once, with where its two sides differ on symbols (None: nowhere)."""
     seen: set[tuple[Node, Node]] = set()
-    sizes, signals = _signals(mixer, STEPS)
-    ring = Ring()
+    sizes, signals = _signals(mixer, STEPS, cells.over(algebra))
     for rule in mixer.rules:
         if (rule.before, rule.after) in seen or isinstance(rule.before, Run):
             continue
         seen.add((rule.before, rule.after))
-        yield rule, _sides_differ(rule, signals, sizes, ring)
+        yield rule, _sides_differ(rule, Definition(cells.over(algebra), signals, sizes), sizes)
 
 
-def _sides_differ(rule: Fired, signals: dict[str, Cells], sizes: dict[str, int], ring: Ring) -> str | None:
-    on = Definition(Cells, signals, sizes)
+def _sides_differ(rule: Fired, on: Definition[Cells], sizes: dict[str, int]) -> str | None:
     before, after = rule.before, rule.after
     if isinstance(before, Expr) and isinstance(after, Expr):
-        return _differs(ring, on.value(after), on.value(before), sizes)
+        return _differs(on.value(after), on.value(before), sizes)
     if isinstance(before, Matrix) and isinstance(after, Matrix):
-        return _differs(ring, on.entries(after), on.entries(before), sizes)
+        return _differs(on.entries(after), on.entries(before), sizes)
     return f"the rule makes {type(after).__name__} of {type(before).__name__}"
 
 
-def _differs(ring: Ring, got: Cells, want: Cells, sizes: dict[str, int]) -> str | None:
+def _differs(got: Cells, want: Cells, sizes: dict[str, int]) -> str | None:
     axes: Axes = union(want.axes, got.axes)
     sizes = {**sizes, **got.sizes, **want.sizes}
     a, b = got.to(axes, sizes), want.to(axes, sizes)
     for i in np.ndindex(*a.shape):
-        if not ring.equal(a[i], b[i]):
+        if a[i] != b[i]:
             return f"{a[i]} instead of {b[i]}"
     return None
 
 
-def _signals(mixer: Mixer, length: int) -> tuple[dict[str, int], dict[str, Cells]]:
+def _signals(mixer: Mixer, length: int, kind: type[Cells]) -> tuple[dict[str, int], dict[str, Cells]]:
     """Small sizes, and a symbol for every entry of every signal that may be one."""
     sizes = small(mixer, length)
-    drawn = samples.draw(mixer, sizes, seed=3)
+    known = samples.discrete(mixer, sizes, seed=3)
     signals = {}
     for name, axes in mixer.signals.items():
-        x = drawn[name]
-        if x.is_floating_point() or x.dtype is torch.complex128:
-            signals[name] = Cells.symbols(name, axes, tuple(x.shape))
+        if name in known:
+            signals[name] = kind(axes, known[name].numpy().astype(object))
         else:
-            signals[name] = Cells(axes, x.numpy().astype(object))
+            signals[name] = kind.symbols(name, axes, tuple(sizes[a] for a in axes))
     return sizes, signals

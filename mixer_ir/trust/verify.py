@@ -135,6 +135,9 @@ def verify(
     from 1; SignalError and AxisError for signals and sizes that do not fit the mixer.
     """
     checked_mixer(mixer, "verify")
+    for word, names in (("forms", forms), ("backends", backends)):
+        if isinstance(names, str):
+            raise OptionError(f"{word} = {names!r}: mx.verify takes several names, as in {word}=[{names!r}]")
     for form in forms or ():
         checked_form(mixer, form)
     for backend in backends or ():
@@ -144,8 +147,8 @@ def verify(
     if foreign:
         raise AxisError(f"{mixer.name} has no axis {foreign[0]!r}; its axes: {one_of(declared)}")
     for word, numbers in (("lengths", lengths), ("chunks", chunks)):
-        if not numbers or any(type(n) is not int or n < 1 for n in numbers):
-            raise OptionError(f"{word} = {numbers!r}: mx.verify takes at least one whole number from 1")
+        if isinstance(numbers, int) or not numbers or any(type(n) is not int or n < 1 for n in numbers):
+            raise OptionError(f"{word} = {numbers!r}: mx.verify takes a list of numbers, each a whole number from 1")
     return Report(
         mixer.name,
         tuple(Verification(mixer, chunks, forms, backends, sizes, signals, sample, seed).rows(lengths, dtypes)),

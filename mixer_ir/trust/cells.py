@@ -7,32 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import reduce
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
-import sympy
 
 from mixer_ir.definition.named import Array, apply
 from mixer_ir.nodes.expr import Axes, union, without
-from mixer_ir.nodes.functions import number, part
+from mixer_ir.trust.algebra import Algebra
+from mixer_ir.trust.formulas import Formula
 
 
 @dataclass(frozen=True)
 class Cells(Array):
-    """An array of objects: SymPy expressions, or Python numbers."""
+    """An array of objects: formulas of one algebra, or Python numbers."""
+
+    algebra: ClassVar[Algebra]
 
     @classmethod
     def symbols(cls, name: str, axes: Axes, shape: tuple[int, ...]) -> Self:
         """A free real symbol for every entry."""
         data = np.empty(shape, dtype=object)
         for i in np.ndindex(*shape):
-            data[i] = sympy.Symbol("_".join([name, *map(str, i)]), real=True)
+            data[i] = cls.algebra.Symbol("_".join([name, *map(str, i)]))
         return cls(axes, data)
 
     @classmethod
     def number(cls, value: Any) -> Self:
-        return cls((), _array(value if isinstance(value, bool | int) else number(sympy, value)))
+        return cls((), _array(value if isinstance(value, bool | int) else cls.algebra.read(value)))
 
     @classmethod
     def places(cls, axis: str, n: int) -> Self:
@@ -40,7 +43,8 @@ class Cells(Array):
 
     @classmethod
     def computed(cls, fn: str, data: Sequence[Any]) -> Any:
-        return _array(np.frompyfunc(MEANING[fn], len(data), 1)(*data))
+        meaning = MEANING[fn]
+        return _array(np.frompyfunc(lambda *entries: meaning(cls.algebra, *entries), len(data), 1)(*data))
 
     @classmethod
     def stacked(cls, data: Sequence[Any]) -> Any:
@@ -76,11 +80,17 @@ class Cells(Array):
         return self.number(0)
 
     def root(self, n: int) -> Self:
-        turn = np.frompyfunc(lambda x: sympy.exp(sympy.I * sympy.pi * sympy.Rational(2 * x, n)), 1, 1)
+        s = self.algebra
+        turn = np.frompyfunc(lambda x: s.exp(s.I * s.pi * s.read(Fraction(2 * int(x), n))), 1, 1)
         return type(self)(self.axes, _array(turn(self.data)))
 
     def detached(self) -> Self:
         return self
+
+
+def over(algebra: Algebra) -> type[Cells]:
+    """Arrays of formulas of one algebra."""
+    return type("Cells", (Cells,), {"algebra": algebra})
 
 
 def _array(x: Any) -> Any:
@@ -96,65 +106,59 @@ def _array(x: Any) -> Any:
 
 
 def _concrete(*xs: Any) -> bool:
-    return not any(isinstance(x, sympy.Basic) and not x.is_number for x in xs)
+    return not any(isinstance(x, Formula) and not x.is_number for x in xs)
 
 
-def _compare(test: Callable[[Any, Any], bool], relation: Any) -> Callable[[Any, Any], Any]:
-    def compare(x: Any, y: Any) -> Any:
-        return bool(test(x, y)) if _concrete(x, y) else relation(x, y)
+def _compare(test: Callable[[Any, Any], bool], relation: str) -> Callable[[Algebra, Any, Any], Any]:
+    def compare(s: Algebra, x: Any, y: Any) -> Any:
+        return bool(test(_known(x), _known(y))) if _concrete(x, y) else getattr(s, relation)(x, y)
 
     return compare
 
 
-def _where(condition: Any, yes: Any, no: Any) -> Any:
-    if isinstance(condition, bool | np.bool_ | int) or condition in (sympy.true, sympy.false):
-        return yes if condition else no
-    return sympy.Piecewise((yes, condition), (no, True))
+def _known(x: Any) -> Any:
+    return x.number if isinstance(x, Formula) else x
 
 
-def _mul(x: Any, y: Any) -> Any:
+def _mul(s: Algebra, x: Any, y: Any) -> Any:
     """x y, where zero times anything is zero: masked entries may be infinite."""
     return 0 if (isinstance(x, int | float) and x == 0) or (isinstance(y, int | float) and y == 0) else x * y
 
 
-def _div(x: Any, y: Any) -> Any:
-    return sympy.sympify(x) / sympy.sympify(y)
-
-
 MEANING: dict[str, Callable[..., Any]] = {
-    "add": lambda x, y: x + y,
-    "sub": lambda x, y: x - y,
+    "add": lambda s, x, y: x + y,
+    "sub": lambda s, x, y: x - y,
     "mul": _mul,
-    "div": _div,
-    "pow": sympy.Pow,
-    "neg": lambda x: -x,
-    "exp": sympy.exp,
-    "log": sympy.log,
-    "log1p": lambda x: sympy.log(1 + x),
-    "expm1": lambda x: sympy.exp(x) - 1,
-    "sqrt": sympy.sqrt,
-    "abs": sympy.Abs,
-    "sign": sympy.sign,
-    "sigmoid": lambda x: 1 / (1 + sympy.exp(-x)),
-    "softplus": lambda x: sympy.log(1 + sympy.exp(x)),
-    "tanh": sympy.tanh,
-    "sin": sympy.sin,
-    "cos": sympy.cos,
-    "erf": sympy.erf,
-    "min": sympy.Min,
-    "max": sympy.Max,
-    "where": _where,
-    "lt": _compare(lambda x, y: x < y, sympy.Lt),
-    "le": _compare(lambda x, y: x <= y, sympy.Le),
-    "eq": _compare(lambda x, y: x == y, sympy.Eq),
-    "ne": _compare(lambda x, y: x != y, sympy.Ne),
-    "and": lambda x, y: sympy.And(x, y) if not _concrete(x, y) else bool(x) and bool(y),
-    "or": lambda x, y: sympy.Or(x, y) if not _concrete(x, y) else bool(x) or bool(y),
-    "not": lambda x: sympy.Not(x) if not _concrete(x) else not bool(x),
-    "real": lambda x: part(sympy, x, "re"),
-    "imag": lambda x: part(sympy, x, "im"),
-    "conj": sympy.conjugate,
-    "complex": lambda x, y: x + sympy.I * y,
-    "mod": lambda x, y: x % y,
-    "floordiv": lambda x, y: x // y,
+    "div": lambda s, x, y: s.read(x) / s.read(y),
+    "pow": lambda s, x, y: s.read(x) ** y,
+    "neg": lambda s, x: -x,
+    "exp": lambda s, x: s.exp(x),
+    "log": lambda s, x: s.log(x),
+    "log1p": lambda s, x: s.log(1 + x),
+    "expm1": lambda s, x: s.exp(x) - 1,
+    "sqrt": lambda s, x: s.sqrt(x),
+    "abs": lambda s, x: s.Abs(x),
+    "sign": lambda s, x: s.sign(x),
+    "sigmoid": lambda s, x: 1 / (1 + s.exp(-x)),
+    "softplus": lambda s, x: s.log(1 + s.exp(x)),
+    "tanh": lambda s, x: s.tanh(x),
+    "sin": lambda s, x: s.sin(x),
+    "cos": lambda s, x: s.cos(x),
+    "erf": lambda s, x: s.erf(x),
+    "min": lambda s, x, y: s.Min(x, y),
+    "max": lambda s, x, y: s.Max(x, y),
+    "where": lambda s, condition, yes, no: s.Piecewise((yes, condition), (no, True)),
+    "lt": _compare(lambda x, y: x < y, "Lt"),
+    "le": _compare(lambda x, y: x <= y, "Le"),
+    "eq": _compare(lambda x, y: x == y, "Eq"),
+    "ne": _compare(lambda x, y: x != y, "Ne"),
+    "and": lambda s, x, y: s.And(x, y) if not _concrete(x, y) else bool(x) and bool(y),
+    "or": lambda s, x, y: s.Or(x, y) if not _concrete(x, y) else bool(x) or bool(y),
+    "not": lambda s, x: s.Not(x) if not _concrete(x) else not bool(x),
+    "real": lambda s, x: s.re(x),
+    "imag": lambda s, x: s.im(x),
+    "conj": lambda s, x: s.conjugate(x),
+    "complex": lambda s, x, y: x + s.I * y,
+    "mod": lambda s, x, y: _known(x) % _known(y) if _concrete(x, y) else s.Mod(x, y),
+    "floordiv": lambda s, x, y: _known(x) // _known(y) if _concrete(x, y) else s.floor(x / y),
 }

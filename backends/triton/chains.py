@@ -1,0 +1,127 @@
+"""Chains of products of matrices: what a chain sums over, step by step, has to lie in one tile; where to cut it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from math import prod
+from typing import TypeAlias
+
+from backends.triton.evaluate import Buffer
+from backends.triton.products import LEAST
+from lowering import program as p
+from lowering.program import Value
+
+APART = p.Solve | p.Scan | p.AffineScan | p.Pick | p.Transform
+"""what is in memory in any case"""
+
+
+@lru_cache(maxsize=1 << 14)
+def fixed(v: Value) -> bool:
+    """Whether v is the same whatever the inputs are."""
+    return not isinstance(v.op, p.Input) and all(fixed(a) for a in v.args)
+
+
+Digits: TypeAlias = tuple[tuple[int, int], ...]
+"""(count, step) of parts of an axis: what splitting it leaves of it"""
+
+
+def overlong(v: Value, known: Mapping[Value, Buffer], most: int) -> Value | None:
+    """The factor to put in memory where a chain of products on the way to v needs a tile of more than `most` entries.
+
+    The chains are those of transforms: products with matrices of numbers. Of products of what is computed, the last is
+    summed in blocks, and its factors are computed block by block.
+
+    A product's tile spans whatever is summed over later on the way to v, of either side, and else as much of that side
+    as tensor cores take. The cut is after as many products, counted from v, as leave room for more of what they do
+    not sum over.
+    """
+    return None if _longer(v, known, most) is None else _longer(v, known, most // 3)
+
+
+def _longer(v: Value, known: Mapping[Value, Buffer], most: int) -> Value | None:
+    """The factor of the product from which on, counted from v, the tile is more than `most` entries."""
+    seen: set[tuple[Value, frozenset[tuple[str, Digits]]]] = set()
+    todo: list[tuple[Value, dict[str, Digits], Value | None]] = [(v, {}, None)]
+    while todo:
+        x, summed, factor = todo.pop()
+        key = x, frozenset(summed.items())
+        if key in seen or (x in known and x is not v) or isinstance(x.op, APART):
+            continue
+        seen.add(key)
+        if isinstance(x.op, p.Contract):
+            left, right = x.args
+            if not (fixed(left) or fixed(right)):
+                todo += [(u, {}, None) for u in x.args]
+                continue
+            if factor is not None and _spanned(left, right, summed) * _spanned(right, left, summed) > most:
+                return bare(factor)
+            later = {a: digits for a, digits in summed.items() if a in x.axes}
+            todo += [(u, later | {a: ((u.size(a), 1),) for a in x.op.over}, u) for u in x.args]
+        else:
+            todo += [(a, _before(x, summed), factor) for a in x.args]
+    return None
+
+
+def _before(x: Value, summed: dict[str, Digits]) -> dict[str, Digits]:
+    """What is summed over later, along the axes that x's arguments have."""
+    left = {a: digits for a, digits in summed.items() if a in x.axes}
+    match x.op:
+        case p.Rename(old=old, new=new) if new in left:
+            left[old] = left.pop(new)
+        case p.Split(axis=axis, outer=outer, inner=inner):
+            steps = x.size(inner)
+            far = tuple((n, step * steps) for n, step in left.pop(outer, ()))
+            left[axis] = far + left.pop(inner, ())
+        case p.Merge(axis=axis, outer=outer, inner=inner):
+            size = x.args[0].size(inner)
+            digits = left.pop(axis, ())
+            far = tuple((n * step // size, 1) if step < size else (n, step // size) for n, step in digits)
+            left[outer] = tuple(d for d in far if d[0] > 1)
+            left[inner] = tuple((min(n, size // step), step) for n, step in digits if step < size)
+    return left
+
+
+def _spanned(x: Value, y: Value, summed: dict[str, Digits]) -> int:
+    """The entries that a tile of the product x y spans along what only x has."""
+    alone = {a: n for a, n in x.sizes.items() if a not in y.axes}
+    later = [n for a in alone for n, _ in summed.get(a, ())]
+    return prod(later) if later else min(LEAST, max(alone.values(), default=1))
+
+
+def repeated(v: Value, along: Iterable[str], known: Mapping[Value, Buffer]) -> Iterator[Value]:
+    """What is computed in place on the way to v though it lacks an axis that programs lie along: each does it again."""
+    seen: set[Value] = set()
+    todo: list[tuple[Value, frozenset[frozenset[str]]]] = [(v, frozenset(frozenset({a}) for a in along))]
+    while todo:
+        x, axes = todo.pop()
+        for u in x.args:
+            if u in seen or u in known or not u.shape:
+                continue
+            seen.add(u)
+            names = frozenset(frozenset(_parts(x, a)) for a in axes)
+            if all(group.intersection(u.axes) for group in names):
+                todo.append((u, names))
+            else:
+                yield u
+
+
+def _parts(x: Value, axes: Iterable[str]) -> Iterator[str]:
+    """The names under which x's arguments have some axes, or parts of them."""
+    for a in axes:
+        match x.op:
+            case p.Rename(old=old, new=new) if a == new:
+                yield old
+            case p.Split(axis=axis, outer=outer, inner=inner) if a in (outer, inner):
+                yield axis
+            case p.Merge(axis=axis, outer=outer, inner=inner) if a == axis:
+                yield from (outer, inner)
+            case _:
+                yield a
+
+
+def bare(v: Value) -> Value:
+    """v without its sign and before its axes are renamed, split or merged: stored so, it is tiled as it is computed."""
+    while isinstance(v.op, p.Rename | p.Order | p.Split | p.Merge) or (isinstance(v.op, p.Map) and v.op.fn == "neg"):
+        v = v.args[0]
+    return v

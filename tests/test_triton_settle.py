@@ -1,0 +1,82 @@
+"""Plans that a compiler finds registers for: what spills is planned again with fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from backends.triton import settle
+from backends.triton.compilers import Figures, Task
+from backends.triton.kernel import LAST, Setting
+from backends.triton.partition import Plan, plan
+from lowering.build import Builder, program
+from lowering.program import Program, Value
+
+FINE: Figures = {"registers": 32, "stack": 0, "spills": 0, "shared": 0, "tensor": {}, "ttir": ""}
+
+
+def two() -> Program:
+    """Two results of kernels of their own: one reads the other."""
+    b = Builder()
+    x = b.input("x", ("t", "k"), (64, 4))
+    y = b.mul(x, 2.0)
+    return program({"y": y, "z": b.sum(y, ("t",))}, [x])
+
+
+class Tried:
+    """Plans as they are asked for, with what a compiler is made to say of each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, says: Sequence[Mapping[str, Any]]) -> None:
+        self.limits: list[dict[str, int]] = []
+        self.plans: list[Plan] = []
+        self.says = says
+        monkeypatch.setattr(settle, "plan", self.plan)
+        monkeypatch.setattr(settle, "figures", self.figures)
+
+    def plan(self, of: Program, setting: Setting, *, limits: Mapping[Value, int]) -> Plan:
+        made = plan(of, setting, limits=limits)
+        names = {b.value: b.name for k in made.kernels() for b in k.writes}
+        self.limits.append({names[v]: n for v, n in limits.items()})
+        self.plans.append(made)
+        return made
+
+    def figures(self, tasks: Sequence[Task], **_: Any) -> list[Figures]:
+        said = self.says[min(len(self.plans), len(self.says)) - 1]
+        return [{**FINE, **said} if task["name"].startswith("y") else FINE for task in tasks]
+
+    def settled(self) -> Plan:
+        return settle.settled(two(), Setting(), "sm_90", lambda of: lambda b: torch.float32)
+
+
+def test_what_does_not_spill_is_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = Tried(monkeypatch, [{}])
+    assert tried.settled() is tried.plans[0] and tried.limits == [{}]
+
+
+@pytest.mark.parametrize("said", [{"spills": 8}, {"stack": 16}, {"shared": 1 << 20}, {"error": "no"}])
+def test_what_spills_alone_is_planned_with_fewer_registers(
+    monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]
+) -> None:
+    tried = Tried(monkeypatch, [said, {}])
+    assert tried.settled() is tried.plans[1]
+    assert tried.limits[0] == {} and tried.limits[1]["y"] < tried.limits[1]["z"] == Setting().limit
+
+
+def test_where_all_spill_the_least_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = Tried(monkeypatch, [{"spills": 64}, {"spills": 8}, {"spills": 24}])
+    assert tried.settled() is tried.plans[1]
+    falling = [x["y"] for x in tried.limits[1:]]
+    assert falling == sorted({*falling}, reverse=True) and falling[-1] >= LAST
+
+
+def test_a_limit_reaches_the_kernel() -> None:
+    of = two()
+    first = plan(of, Setting())
+    (y,) = (b.value for k in first.kernels() for b in k.writes if b.name == "y")
+    found = {b.name: k.setting.limit for k in plan(of, Setting(), limits={y: 80}).kernels() for b in k.writes}
+    assert found == {"y": 80, "z": Setting().limit}
