@@ -163,7 +163,10 @@ class Rising:
         run, kind = (self._operators, "operators") if compiled is None else (compiled, "compiled")
         start = time.perf_counter()
         made = run(arrays)
-        self._count(kind, time.perf_counter() - start)
+        if (
+            kind == "operators" or not BACKGROUND.busy
+        ):  # beside a compiler, threads that share a loop wait for one another
+            self._count(kind, time.perf_counter() - start)
         return made
 
     def _plain(self, arrays: Mapping[str, Tensor]) -> bool:
@@ -211,7 +214,7 @@ class Rising:
             self.stage = "on trial" if self._compiled is not None else "operators"
         if self.stage == "operators" and self.spent >= LEAST:
             self._consider()
-        elif (job := self._job) is not None and job.done:
+        elif (job := self._job) is not None and job.done and not BACKGROUND.busy:
             self._job = None
             if job.result is not None:
                 self._take(job.result)

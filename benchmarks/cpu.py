@@ -35,7 +35,8 @@ from benchmarks.cpu_cases import CASES, LONG, WIDE
 from benchmarks.cpu_mixers import FORWARD, TRAINING, Settings
 from benchmarks.cpu_report import markdown, plots
 from benchmarks.limits import best, measured
-from benchmarks.measure import RESULTS, ResultsDiffer, machine
+from benchmarks.measure import RESULTS
+from mixer_ir.driver.timing import ResultsDiffer, machine
 
 QUICK = ("gla", "gated_deltanet", "mamba", "s4d", "hyena", "softmax_attention")
 PARTS = ("forms", "mixers", "wide", "long", "layers", "profile")

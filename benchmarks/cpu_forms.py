@@ -24,8 +24,9 @@ from torch.nn.functional import normalize
 import mixer_ir as mx
 from backends import missing
 from benchmarks import plain
-from benchmarks.measure import interleaved, peak_memory, race
+from benchmarks.measure import peak_memory
 from mixer_ir.driver.explain import likely_kinds
+from mixer_ir.driver.timing import interleaved, race
 
 Table = list[dict[str, Any]]
 

@@ -18,10 +18,10 @@ import mixer_ir as mx
 from backends import missing
 from benchmarks.cpu_mixers import DECODING, FORWARD, OURS, TRAINING, Row
 from benchmarks.limits import Work, size
-from benchmarks.measure import race
-from benchmarks.settling import settle
 from catalog.linear import Linear
 from catalog.streaming import MixerLayer
+from mixer_ir.driver.settling import settle
+from mixer_ir.driver.timing import race
 
 FAMILY = "layers and a model"
 MODEL = "Mamba-130m model"

@@ -23,8 +23,8 @@ from benchmarks.cpu_cases import Case
 from benchmarks.cpu_peers import DECODING, FORWARD, PEERS, TRAINING
 from benchmarks.limits import Work, step_work
 from benchmarks.limits import work as work_of
-from benchmarks.measure import race
-from benchmarks.settling import settle
+from mixer_ir.driver.settling import settle
+from mixer_ir.driver.timing import race
 
 Row = dict[str, Any]
 Signals = Mapping[str, Tensor]

@@ -19,9 +19,9 @@ from backends import missing
 from benchmarks.cpu_cases import CASES, WIDE, Case, Noted
 from benchmarks.cpu_layers import Settings, on, transformers_model
 from benchmarks.limits import planned
-from benchmarks.measure import interleaved
 from lowering import program as p
 from lowering.program import Program
+from mixer_ir.driver.timing import interleaved
 
 Row = dict[str, Any]
 Runs = dict[str, Callable[[], object]]

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 import mixer_ir as mx
-from benchmarks.measure import timed
 from lowering import program as p
 from lowering.adjoint import adjoint
 from lowering.lower import lower
@@ -29,6 +28,7 @@ from lowering.program import Program, Value
 from mixer_ir.driver.binding import bind
 from mixer_ir.driver.compiled import types_of
 from mixer_ir.driver.streaming import StreamState
+from mixer_ir.driver.timing import timed
 
 
 @dataclass(frozen=True)

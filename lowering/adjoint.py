@@ -72,9 +72,12 @@ class Cotangents:
         if ct is None or v not in self._live or not v.differentiable or is_zero(ct):
             return
         b = self._b
-        ct = b.cast(ct, v.kind)
-        ct = b.expand(b.sum(ct, tuple(a for a in ct.axes if a not in v.axes)), v.sizes)
-        self._of[v] = b.add(self._of[v], ct) if v in self._of else ct
+        if name := name_of(v):
+            b.call(ct, f"d_{name}")
+        with b.named(f"d_{name}: {ct.label.partition(': ')[2]}" if name else ""):
+            ct = b.cast(ct, v.kind)
+            ct = b.expand(b.sum(ct, tuple(a for a in ct.axes if a not in v.axes)), v.sizes)
+            self._of[v] = b.add(self._of[v], ct) if v in self._of else ct
 
     def get(self, v: Value) -> Value | None:
         return self._of.get(v)
@@ -85,6 +88,13 @@ class Cotangents:
 
     def live(self, v: Value) -> bool:
         return v in self._live
+
+
+def name_of(v: Value) -> str:
+    """What lowering called a value, or an input is called."""
+    while not v.label and isinstance(v.op, p.Expand | p.Order | p.Rename | p.Split | p.Merge | p.Slice | p.Cast):
+        v = v.args[0]
+    return v.op.name if isinstance(v.op, p.Input) else v.label.partition(": ")[0]
 
 
 def is_zero(v: Value) -> bool:
@@ -152,6 +162,12 @@ def _pass_on(b: Builder, v: Value, cotangents: Cotangents) -> None:
     """From v's cotangent to those of its arguments."""
     if not cotangents.live(v) or isinstance(v.op, p.Pick | p.Input):
         return
+    what = v.label.partition(": ")[2]
+    with b.named(f": gradients of {what.removeprefix('gradients of ')}" if what else ": gradients"):
+        _through(b, v, cotangents)
+
+
+def _through(b: Builder, v: Value, cotangents: Cotangents) -> None:
     if isinstance(v.op, p.Scan | p.Region):
         picks = [cotangents.get(x) for x in b.picks(v.op, v.args)]
         if any(ct is not None for ct in picks):

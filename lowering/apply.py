@@ -33,7 +33,10 @@ def apply(ctx: Context, e: Apply) -> Value:
 def dense(e: Apply, on: Grid, choice: Choice) -> Value:
     """The whole matrix, then the product."""
     v = on.b.expand(on.col(e.of), {SOURCE: on.cols.size})
-    return on.b.contract(on.full(entries(e.matrix, on)), v, (SOURCE,))
+    with on.b.named("entries: the entries of the matrix"):
+        matrix = on.full(entries(e.matrix, on))
+    with on.b.named("reads: the matrix times the signal: M v"):
+        return on.b.contract(matrix, v, (SOURCE,))
 
 
 def parallel(e: Apply, on: Grid, choice: Choice) -> Value:
@@ -45,8 +48,10 @@ def parallel(e: Apply, on: Grid, choice: Choice) -> Value:
             meanwhile = {a: f"_{a}" for a in over if a in v.axes}  # v's own axis of that name is not summed over
             for a, name in meanwhile.items():
                 v = b.rename(v, a, name)
-            memory = b.contract(on.ctx.filled(on.col(k), over), v, (SOURCE,))
-            y = b.contract(on.ctx.filled(on.row(q), over), memory, over)
+            with b.named("memory: all columns together: kᵀ v"):
+                memory = b.contract(on.ctx.filled(on.col(k), over), v, (SOURCE,))
+            with b.named("reads: read-out: q (kᵀ v)"):
+                y = b.contract(on.ctx.filled(on.row(q), over), memory, over)
             for a, name in meanwhile.items():
                 y = b.rename(y, name, a)
             return y

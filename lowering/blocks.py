@@ -57,13 +57,15 @@ class Blocks:
         x = self.b.expand(self.rows[row], {STEP: self.length})
         if self._tree is None:
             return x
-        return self.b.mul(x, self._tree.entering[Row("", row.before)]) if self.scalar else self._tree.entering[row]
+        with self.b.named("entering: rows carried back to the chunk's entry"):
+            return self.b.mul(x, self._tree.entering[Row("", row.before)]) if self.scalar else self._tree.entering[row]
 
     def leaving(self, column: Column) -> Value:
         y = self.b.rename(self.b.expand(self.columns[column], {STEP: self.length}), STEP, SOURCE)
         if self._tree is None:
             return y
-        return self.b.mul(y, self._tree.leaving[Column("")]) if self.scalar else self._tree.leaving[column]
+        with self.b.named("leaving: columns carried on to the chunk's end"):
+            return self.b.mul(y, self._tree.leaving[Column("")]) if self.scalar else self._tree.leaving[column]
 
     def scores(self, row: Row, column: Column) -> Value | None:
         """L_xy; None if there are no steps before a row."""
@@ -73,14 +75,15 @@ class Blocks:
         if self._tree is not None and not self.scalar:
             return self._tree.scores[row, column]
         x, y = b.expand(self.rows[row], {STEP: self.length}), b.expand(self.columns[column], {STEP: self.length})
-        plain = b.contract(x, b.rename(y, STEP, SOURCE), (KEY,))
-        if self._tree is not None:
-            decayed = self._tree.scores[Row("", row.before), Column("")]
-            assert decayed is not None
-            return b.mul(plain, decayed)
-        compare = "lt" if row.before else "le"
-        seen = b.map(compare, b.iota(SOURCE, self.length), b.iota(STEP, self.length))
-        return b.where(seen, plain, 0.0)
+        with b.named("scores: scores within the chunk: each row against the columns up to its step"):
+            plain = b.contract(x, b.rename(y, STEP, SOURCE), (KEY,))
+            if self._tree is not None:
+                decayed = self._tree.scores[Row("", row.before), Column("")]
+                assert decayed is not None
+                return b.mul(plain, decayed)
+            compare = "lt" if row.before else "le"
+            seen = b.map(compare, b.iota(SOURCE, self.length), b.iota(STEP, self.length))
+            return b.where(seen, plain, 0.0)
 
     @property
     def whole(self) -> Span | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from lowering import program as p
 from lowering.program import AdjointRule, Program, Shape, Value
@@ -11,6 +13,8 @@ from mixer_ir.nodes.expr import Axes, Number, without
 from mixer_ir.nodes.functions import FUNCTIONS, WIDTH, Kind, result_kind
 
 Operand: TypeAlias = Value | Number
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def kind_of(number: Number) -> Kind:
@@ -30,12 +34,32 @@ class Builder:
 
     def __init__(self) -> None:
         self._made: dict[Any, Value] = {}
+        self._label = ""
+
+    @contextmanager
+    def named(self, label: str) -> Iterator[None]:
+        """What is made meanwhile is called so: "name: step of the derivation", or a name within the step that it is.
+
+        A value keeps its first name.
+        """
+        before = self._label
+        if label:
+            self._label = label if ": " in label else f"{label}: {before.partition(': ')[2]}"
+        try:
+            yield
+        finally:
+            self._label = before
+
+    def call(self, x: Value, name: str) -> None:
+        """x has this name within its step, if it has none."""
+        if x.label.startswith(": "):
+            object.__setattr__(x, "label", f"{name}{x.label}")
 
     def _new(self, op: p.Op, args: Sequence[Value], axes: Axes, shape: Shape, kind: Kind) -> Value:
         number = (type(op.value), repr(op.value)) if isinstance(op, p.Constant | p.Pad) else None
         key = (op, number, tuple(args), axes, shape, kind)
         if key not in self._made:
-            self._made[key] = Value(op=op, args=tuple(args), axes=axes, shape=shape, kind=kind)
+            self._made[key] = Value(op=op, args=tuple(args), axes=axes, shape=shape, kind=kind, label=self._label)
         return self._made[key]
 
     def _like(self, op: p.Op, x: Value, *, sizes: Mapping[str, int] | None = None, kind: Kind | None = None) -> Value:
@@ -282,6 +306,7 @@ class Builder:
         Carries keep their axes, sizes and kinds: expand an initial carry to its full axes first.
         """
         inner = Builder()
+        inner._label = self._label
         c = [inner.input(f"carry{i}", v.axes, v.shape, v.kind) for i, v in enumerate(carries)]
         s = [_per_step(inner, f"step{i}", v, axis) for i, v in enumerate(steps)]
         k = [inner.input(f"const{i}", v.axes, v.shape, v.kind) for i, v in enumerate(constants)]
@@ -322,7 +347,8 @@ class Builder:
         """The operation of x, or the one given, on other arguments, perhaps with other sizes or their order."""
         axes = x.axes if axes is None else axes
         known = {**x.sizes, **(sizes or {})}
-        return self._new(op or x.op, args, axes, tuple(known[a] for a in axes), x.kind)
+        with self.named(x.label):
+            return self._new(op or x.op, args, axes, tuple(known[a] for a in axes), x.kind)
 
     def inline(self, body: Program, args: Mapping[str, Value]) -> list[Value]:
         """`body` built again here, its inputs replaced by `args`."""
@@ -336,6 +362,20 @@ def _per_step(inner: Builder, name: str, v: Value, axis: str) -> Value:
     axes = without(v.axes, axis)
     _check(axis in v.axes, f"{v} is given per step of {axis} but lacks that axis")
     return inner.input(name, axes, tuple(v.size(a) for a in axes), v.kind)
+
+
+def called(label: str) -> Callable[[Callable[Concatenate[Builder, P], R]], Callable[Concatenate[Builder, P], R]]:
+    """What a function of a builder makes belongs to this step, as with `Builder.named`."""
+
+    def of(make: Callable[Concatenate[Builder, P], R]) -> Callable[Concatenate[Builder, P], R]:
+        @wraps(make)
+        def named(b: Builder, /, *args: P.args, **options: P.kwargs) -> R:
+            with b.named(label):
+                return make(b, *args, **options)
+
+        return named
+
+    return of
 
 
 def program(outputs: Mapping[str, Value], inputs: Sequence[Value]) -> Program:

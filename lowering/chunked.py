@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lowering.blocks import Blocks
-from lowering.build import Builder
+from lowering.build import Builder, called
 from lowering.decay import CHUNK, STEP, Span
 from lowering.lines import Affine, Line, left_by, solved
 from lowering.parts import KEY, RANK, ROW, VALUE, Options, Parts, as_state, zero_state
@@ -77,6 +77,7 @@ def _laid_out(b: Builder, parts: Parts, x: Value, length: int, count: int) -> Va
     return b.order(x, (*rest, *(a for a in wanted if a in x.axes)), packed=True)
 
 
+@called("reads: read-out: what the entering state gives, and the chunk's own columns")
 def _linked(b: Builder, parts: Parts, terms: Affine, formula: Segment, count: int) -> tuple[list[Value], Value]:
     """The chunks' formulas with the state handed from each to the next."""
     entering = parts.initial
@@ -89,6 +90,7 @@ def _linked(b: Builder, parts: Parts, terms: Affine, formula: Segment, count: in
     return [b.const(0.0) if y is None else y for y in reads], state
 
 
+@called("state: states handed from chunk to chunk")
 def _states(b: Builder, parts: Parts, terms: Affine, change: Term, count: int) -> tuple[Value, Value]:
     """The state that enters each chunk, along `_c`, and the one that leaves the last."""
     driven, rest = terms.parted(change)
@@ -136,7 +138,9 @@ def _in_turn(
         ]
         left = [change.on(known).at(inner, state)]
         left += [left_by(inner, known[y], x) for y, x in zip(columns, made, strict=True) if x is not None]
-        return [inner.add(*(x for x in left if x is not None))], [state, *(x for x in made if x is not None)]
+        with inner.named("state"):
+            new = inner.add(*(x for x in left if x is not None))
+        return [new], [state, *(x for x in made if x is not None)]
 
     (state,), (entering, *made) = b.scan(CHUNK, body, [initial], steps, constants, length=count)
     for d, x in zip(driven, made, strict=True):

@@ -9,10 +9,29 @@ from lowering.build import Builder
 from lowering.program import Program, Shape, Value
 from lowering.stream import StateType, Stream
 from mixer_ir.errors import AxisError
-from mixer_ir.nodes.expr import SOURCE, TIME, Axes, Expr, Join, Rename, Signal
+from mixer_ir.nodes.expr import (
+    SOURCE,
+    TIME,
+    Axes,
+    Call,
+    Contract,
+    Cumulate,
+    Delay,
+    Detach,
+    Expr,
+    Join,
+    Reduce,
+    Rename,
+    Reverse,
+    Signal,
+    Take,
+)
 from mixer_ir.nodes.functions import Kind
 from mixer_ir.nodes.node import Node, walk
 from mixer_ir.nodes.process import Process, Read, State
+
+BY_PARTS = (Call, Contract, Reduce, Cumulate, Delay, Reverse, Rename, Take, Join, Detach)
+"""what has its value from those of its parts, all at the steps computed here"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +86,17 @@ class Context:
     columns: dict[tuple[Expr, int | None], Value] = field(default_factory=dict)
 
     def of(self, e: Expr) -> Value:
-        """The value of an expression at the steps computed here."""
-        if e not in self.memo:
-            self.memo[e] = self.rule(self, e)
+        """The value of an expression at the steps computed here; what it is made of first, however deep that is."""
+        due: list[Expr] = [] if e in self.memo else [e]
+        while due:
+            here = due[-1]
+            parts = here.children() if isinstance(here, BY_PARTS) else ()
+            if missing := [p for p in parts if isinstance(p, Expr) and p not in self.memo]:
+                due.extend(reversed(missing))
+                continue
+            due.pop()
+            if here not in self.memo:
+                self.memo[here] = self.rule(self, here)
         return self.memo[e]
 
     def size(self, axis: str, where: str) -> int:

@@ -40,7 +40,8 @@ class Span:
 
     def factor(self, b: Builder) -> Value:
         """The diagonal (or scalar) itself."""
-        return b.map("exp", self.value) if self.rule == "log" else self.value
+        with b.named("decay"):
+            return b.map("exp", self.value) if self.rule == "log" else self.value
 
     def factors(self, b: Builder) -> Span:
         """The same span without a logarithm."""
@@ -221,14 +222,19 @@ def scalars(b: Builder, step: Span, length: int) -> Tree:
     row, source = b.iota(STEP, length), b.iota(SOURCE, length)
 
     def product(x: Value, **options: bool) -> Value:
-        return replace(step, value=b.cumulate(fn, x, STEP, **options)).factor(b)
+        with b.named("cumulated"):
+            cumulated = replace(step, value=b.cumulate(fn, x, STEP, **options))
+        return cumulated.factor(b)
 
-    between = product(b.where(b.map("lt", source, row), value, one))
-    late = b.where(b.map("le", source, row), between, 0.0)
-    leaving = b.rename(product(value, reverse=True, exclusive=True), STEP, SOURCE)
-    whole = b.at(b.cumulate(fn, value, STEP), STEP, length - 1)
+    with b.named("decay: decays between the steps of a chunk, from each column to each row after it"):
+        between = product(b.where(b.map("lt", source, row), value, one))
+        late = b.where(b.map("le", source, row), between, 0.0)
+    with b.named("decay: decays of a chunk: up to each step, after it, of the whole"):
+        entering = {Row("", before): product(value, exclusive=before) for before in (False, True)}
+        leaving = b.rename(product(value, reverse=True, exclusive=True), STEP, SOURCE)
+        whole = b.at(b.cumulate(fn, value, STEP), STEP, length - 1)
     return Tree(
-        entering={Row("", before): product(value, exclusive=before) for before in (False, True)},
+        entering=entering,
         leaving={Column(""): leaving},
         whole=replace(step, value=whole),
         scores={(Row("", before), Column("")): b.delay(late, STEP, int(before)) for before in (False, True)},

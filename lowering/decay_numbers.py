@@ -56,6 +56,11 @@ def _named(what: str, row: Row) -> str:
 def _back(forward: Program) -> Program:
     """The adjoint of the region of logarithms."""
     b = Builder()
+    with b.named("d_log: gradient of the logarithms of decay: what spans a step, summed from the end"):
+        return _reversed(b, forward)
+
+
+def _reversed(b: Builder, forward: Program) -> Program:
     (log,) = forward.inputs
     made = dict(zip(forward.names, b.region(LABEL, forward, [log], _back), strict=True))
     cts = {n: b.input(f"d:{n}", v.axes, v.shape, v.kind) for n, v in zip(forward.names, forward.outputs, strict=True)}

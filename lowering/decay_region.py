@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from lowering.adjoint import adjoint
 from lowering.adjoint_entries import conj
-from lowering.build import Builder, program
+from lowering.build import Builder, called, program
 from lowering.decay import SOURCE, STEP, Span, Tree, tree
 from lowering.parts import KEY
 from lowering.program import Program, Value
@@ -119,6 +119,7 @@ def _as(b: Builder, ct: Value, like: Value) -> Value:
     return b.order(ct, like.axes)
 
 
+@called("d_spanning: cotangents of products that span a step")
 def _spanning(b: Builder, name: str, ct: Value) -> Value:
     """The cotangent of a result where it spans a step."""
     what, *of = name.split(" ")
@@ -139,6 +140,7 @@ def _last(b: Builder, x: Value, axis: str) -> Value:
     return b.map("eq", b.iota(axis, x.size(axis)), x.size(axis) - 1)
 
 
+@called("d_log: gradient of the logarithms of decay: Σ over t ≥ l of x x̄ − y ȳ, summed from the end")
 def _of_steps(
     b: Builder, args: Mapping[str, Value], made: Mapping[str, Value], leaving: Mapping[str, tuple[Value, Value]]
 ) -> Value:
@@ -164,6 +166,7 @@ def _of_steps(
     return b.expand(found, {STEP: length})
 
 
+@called("d_own: what comes through products that span no step: a row and its own column")
 def _own(b: Builder, name: str, args: Mapping[str, Value], cts: Mapping[str, Value]) -> list[Value]:
     """What comes to a row or a column through products that span no step."""
     found = []

@@ -21,7 +21,7 @@ def written(program: Program) -> str:
     lines = [f"{v.op!r} {number[v]}" for v in program.inputs]
     for v, i in number.items():
         axes = " ".join(f"{a}:{n}" for a, n in v.sizes.items())
-        lines.append(f"{i} = {_operation(v)} {[number[a] for a in v.args]} {v.kind} ({axes})")
+        lines.append(f"{i} = {_operation(v)} {[number[a] for a in v.args]} {v.kind} ({axes}) {v.label}".rstrip())
     lines += [f"{name} {number[v]}" for name, v in zip(program.names, program.outputs, strict=True)]
     return "\n".join(lines)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lowering.build import Builder
 from lowering.context import Choice
 from lowering.filters import LAG, Filter, filter_of
@@ -36,7 +38,13 @@ def convolved(b: Builder, f: Filter) -> Value:
         at = [b.slice(pieces, TIME, past - m, past - m + n) for m in (0, lag)]
         return b.where(b.map("eq", *at), here, b.cast(b.const(0), here.kind))
 
+    with b.named("taps: the filter, lag by lag: Σ_l h_l v_{t−l}"):
+        return f.rows(b, _summed(b, f, seen, past, ahead))
+
+
+def _summed(b: Builder, f: Filter, seen: Callable[[int], Value], past: int, ahead: int) -> Value:
+    """Σ_l h_l v_{t−l} + Σ_l g_l v_{t+l}"""
     terms = [b.mul(b.at(f.h, LAG, lag), seen(lag)) for lag in range(past + 1)]
     if f.anti is not None:
         terms += [b.mul(b.at(f.anti, LAG, lag), seen(-lag)) for lag in range(1, ahead + 1)]
-    return f.rows(b, b.add(*terms))
+    return b.add(*terms)

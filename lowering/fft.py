@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lowering.build import Builder
+from lowering.build import Builder, called
 from lowering.context import Choice
 from lowering.filters import LAG, Filter, filter_of, folded
 from lowering.grid import Grid
@@ -53,6 +53,7 @@ def taps(b: Builder, f: Filter, n: int) -> Value:
     return h
 
 
+@called("spectrum: the convolution as a product of Fourier transforms")
 def convolved(b: Builder, f: Filter, n: int) -> Value:
     """The circular convolution of length n."""
     h = b.rename(taps(b, f, n), LAG, TIME)

@@ -144,17 +144,28 @@ class Loop:
         ) -> tuple[list[Value], list[Value]]:
             *own, here = _together(steps[:-1], constants, where)
             m, total, acc = carry
-            x = self.block_scores(i, own, steps[-1])
-            top = i.detach(i.map("max", m, i.reduce("max", x, (SOURCE,))))
-            weights, scale = i.map("exp", i.sub(x, top)), i.map("exp", i.sub(m, top))
-            total = i.add(i.mul(total, scale), i.sum(weights, (SOURCE,)))
-            return [top, total, i.add(i.mul(acc, scale), i.contract(weights, here, (SOURCE,)))], []
+            with i.named("scores: scores of a block of keys"):
+                x = self.block_scores(i, own, steps[-1])
+            with i.named("top: the largest score so far: m' = max(m, max x)"):
+                top = i.detach(i.map("max", m, i.reduce("max", x, (SOURCE,))))
+            with i.named("weights: weights e^(x − m'), and e^(m − m') for what was summed before"):
+                weights = i.map("exp", i.sub(x, top))
+                with i.named("scale"):
+                    scale = i.map("exp", i.sub(m, top))
+            with i.named("total: sum of the weights: l' = e^(m − m') l + Σ e^(x − m')"):
+                total = i.add(i.mul(total, scale), i.sum(weights, (SOURCE,)))
+            with i.named("acc: weighted values: a' = e^(m − m') a + e^(x − m') V"):
+                acc = i.add(i.mul(acc, scale), i.contract(weights, here, (SOURCE,)))
+            return [top, total, acc], []
 
         zero = 0j if v.kind == "complex" else 0.0
         start = [b.full(LOWEST, sizes), b.full(0.0, sizes), b.full(zero, wide)]
         (m, total, acc), _ = b.scan(KEYS, step, start, [*cut, self.inside(b, v)], plain)
-        total = b.where(b.map("eq", total, 0.0), 1.0, total)
-        return b.map("div", acc, total), b.add(m, b.map("log", total))
+        with b.named("y: y = a / l, a row with no entry left being 0"):
+            total = b.where(b.map("eq", total, 0.0), 1.0, total)
+            y = b.map("div", acc, total)
+        with b.named("lse: log Σ e^x = m + log l"):
+            return y, b.add(m, b.map("log", total))
 
     def backward(self, like: Sequence[Value]) -> Program:
         """From (parts, v, y, lse, ȳ) to the cotangents of the parts and of v; y and lse hand none on."""
@@ -162,7 +173,8 @@ class Loop:
         *parts, v, y, lse = [b.input(f"arg{i}", a.axes, a.shape, a.kind) for i, a in enumerate(like)]
         ct = b.input("d:y", y.axes, y.shape, y.kind)
         rows = without(self.like.axes, SOURCE)
-        delta = b.cast(_row_sum(b, ct, y, rows), "real")
+        with b.named("delta: Σ_v ȳ y of each row"):
+            delta = b.cast(_row_sum(b, ct, y, rows), "real")
         cut, plain, where = self.blocks(b, [*parts, v])
         alive = [i for i, x in enumerate(parts) if x.differentiable]
         fixed = [i for i in alive if i not in where]
@@ -174,11 +186,16 @@ class Loop:
         ) -> tuple[list[Value], list[Value]]:
             ct, lse, delta, *rest = constants
             *own, here = _together(steps[:-1], rest, where)
-            x = self.block_scores(i, own, steps[-1])
-            weights = i.map("exp", i.sub(x, lse))
-            dv = _row_sum(i, weights, ct, here.axes)
-            dp = i.cast(_row_sum(i, ct, i.map("conj", here) if here.kind == "complex" else here, x.axes), "real")
-            dx = i.order(i.mul(weights, i.sub(dp, delta)), of.output("x").axes)
+            with i.named("scores: scores of a block of keys, again"):
+                x = self.block_scores(i, own, steps[-1])
+            with i.named("weights: probabilities p = e^(x − log Σ e^x)"):
+                weights = i.map("exp", i.sub(x, lse))
+            with i.named("d_values: gradient of the values: pᵀ ȳ"):
+                dv = _row_sum(i, weights, ct, here.axes)
+            with i.named("d_weights: gradient of the probabilities: ȳ vᵀ"):
+                dp = i.cast(_row_sum(i, ct, i.map("conj", here) if here.kind == "complex" else here, x.axes), "real")
+            with i.named("d_scores: gradient of the scores: p (ȳ vᵀ − Σ ȳ y)"):
+                dx = i.order(i.mul(weights, i.sub(dp, delta)), of.output("x").axes)
             made = i.inline(back, {**dict(zip(self.names, own, strict=True)), "d:x": dx})
             grads = dict(zip(alive, made, strict=True))
             sums = [i.add(total, grads[n]) for total, n in zip(carry, fixed, strict=True)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
 from lowering.blocks import Blocks
-from lowering.build import Builder
+from lowering.build import Builder, called
 from lowering.decay import SOURCE, SOURCE_RANK, STEP, Span
 from lowering.parts import KEY, RANK, ROW, VALUE
 from lowering.program import Value
@@ -39,7 +39,8 @@ class Line:
         """The term's array for a given S₀ (None: zero)."""
         if state is None or self.slope is None:
             return self.offset
-        moved = _applied(b, self.slope, state)
+        with b.named("carried: what the state at the chunk's entry gives"):
+            moved = _applied(b, self.slope, state)
         return moved if self.offset is None else b.add(moved, self.offset)
 
     @property
@@ -126,7 +127,7 @@ class Affine:
                 return self._carried(blocks.whole or Same())
             case Scores(row=row, column=column):
                 scores = blocks.scores(row, column)
-                return line.map(lambda x: None if scores is None else b.contract(scores, _as_source(b, x), COLUMN))
+                return line.map(lambda x: None if scores is None else _driven(b, scores, x))
             case Leaving(column=column):
                 leaving = blocks.leaving(column)
                 slope, offset = line.slope, line.offset
@@ -183,6 +184,12 @@ def _resolved(b: Builder, scores: Value, line: Line) -> Line:
     return Line(b.slice(both, KEY, 0, n), b.rename(offset, KEY, VALUE) if values else b.sum(offset, (KEY,)))
 
 
+@called("given: scores times what the columns bring")
+def _driven(b: Builder, scores: Value, x: Value) -> Value:
+    return b.contract(scores, _as_source(b, x), COLUMN)
+
+
+@called("solved: (I − L)⁻¹ times what stands on the rows")
 def solved(b: Builder, scores: Value, x: Value) -> Value:
     """(I − L)⁻¹ x."""
     if RANK not in scores.axes:
@@ -193,6 +200,7 @@ def solved(b: Builder, scores: Value, x: Value) -> Value:
     return b.split(b.solve(lower, right, STEP, SOURCE), STEP, STEP, RANK, count)
 
 
+@called("left: what the chunk's columns leave in the state")
 def left_by(b: Builder, columns: Value, x: Value) -> Value:
     """Ỹ x: what the steps leave in the state."""
     return b.contract(columns, _as_source(b, x), COLUMN)

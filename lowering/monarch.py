@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from lowering.build import Builder
+from lowering.build import Builder, called
 from lowering.context import Choice
 from lowering.fft import padded, taps
 from lowering.filters import LAG, Filter, filter_of, folded
@@ -62,13 +62,17 @@ def _halved(b: Builder, f: Filter) -> Value:
         back = b.cast(b.rename(b.flip(b.slice(f.anti, LAG, 1, f.anti.size(LAG)), LAG), LAG, TIME), "real")
         h = b.sub(b.pad(h, TIME, 0, n - h.size(TIME)), b.pad(back, TIME, n - back.size(TIME), 0))
     spectra = [_spectrum(b, _wound(b, x, n), TIME) for x in (h, b.cast(f.v, "real"))]
-    y = _back(b, b.mul(*spectra), TIME, n // 2)
-    y = b.mul(y, turn(b, b.iota(TIME, n // 2), -1, 2 * n))
+    with b.named("spectrum: product of the transforms of filter and signal"):
+        both = b.mul(*spectra)
+    y = _back(b, both, TIME, n // 2)
+    with b.named("unwound: complex places taken apart into real ones again: ω^−j"):
+        y = b.mul(y, turn(b, b.iota(TIME, n // 2), -1, 2 * n))
     if isinstance(f.first, int) and f.first + f.length <= n // 2:
         return f.rows(b, b.cast(y, "real"))
     return f.rows(b, b.concat([b.map("real", y), b.map("imag", y)], TIME))
 
 
+@called("wound: n real places as n / 2 complex ones: (x_j + i x_{j + n/2}) ω^j")
 def _wound(b: Builder, x: Value, n: int) -> Value:
     """(x_j + i x_{j+m}) ω^j for j < m: n = 2m real places as m complex ones, ω = exp(πi / n)."""
     m = n // 2
@@ -118,6 +122,7 @@ def _back(b: Builder, x: Value, axis: str, n: int, depth: int = 0) -> Value:
     return b.merge(b.mul(_product(b, columns, first, 1), 1 / rows), first, last, axis)
 
 
+@called("twisted: the twist between the products: exp(± 2πi j k / n)")
 def _twisted(b: Builder, x: Value, rest: Mapping[str, int], axes: tuple[str, str], sign: int) -> Value:
     """x exp(± 2πi j k / n) along the two axes of a grid of n: what is summed over next lies last."""
     x = b.order(b.expand(x, rest), (*rest, *axes))
@@ -160,11 +165,19 @@ def _divisor(n: int) -> int:
 
 def turn(b: Builder, j: Value, sign: int, n: int) -> Value:
     """exp(± 2πi j / n): one value and its conjugate, so that both share what they take to compute."""
-    z = b.map("exp", b.mul(b.map("mod", j, n), complex(0, 2 * math.pi / n)))
-    return z if sign > 0 else b.map("conj", z)
+    with b.named("root"):
+        z = b.map("exp", b.mul(b.map("mod", j, n), complex(0, 2 * math.pi / n)))
+        return z if sign > 0 else b.map("conj", z)
 
 
 def _product(b: Builder, x: Value, axis: str, sign: int) -> Value:
+    """One product with the matrix of a transform."""
+    way = "back" if sign > 0 else "forth"
+    with b.named(f"transformed: transform {way} along {x.size(axis)} places: a product with its matrix"):
+        return _multiplied(b, x, axis, sign)
+
+
+def _multiplied(b: Builder, x: Value, axis: str, sign: int) -> Value:
     n = x.size(axis)
     matrix = turn(b, b.mul(b.iota("_j", n), b.iota("_k", n)), sign, n)  # one for all axes of this length
     return b.rename(b.contract(x, b.rename(matrix, "_j", axis), (axis,)), "_k", axis)

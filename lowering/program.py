@@ -252,6 +252,8 @@ class Value:
     """The result of one operation: its axes, their sizes, and the kind of its numbers.
 
     A Scan or a Region has several results; its own value stands for all of them and is only ever picked from.
+
+    label   "name: the step of the derivation that it belongs to", for whoever reads what a backend writes; or ""
     """
 
     op: Op
@@ -259,6 +261,7 @@ class Value:
     axes: Axes
     shape: Shape
     kind: Kind
+    label: str = ""
 
     def size(self, axis: str) -> int:
         """The size of one axis."""

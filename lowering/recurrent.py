@@ -54,18 +54,23 @@ def update(b: Builder, parts: Parts, state: Value | None) -> tuple[list[Value], 
     driving = list(parts.inputs)
     terms = []
     if state is not None:
-        terms.append(_moved(b, parts, state))
+        with b.named("moved: the state after the step's transition: A S"):
+            terms.append(_moved(b, parts, state))
         if parts.low_rank:
             x, y = parts.low_rank
-            auxiliary = b.contract(y, state, (KEY,))
-            if parts.shared is None:
-                terms.append(b.contract(x, auxiliary, (RANK,)))
-            else:
-                driving[parts.shared] = (x, b.add(driving[parts.shared][1], auxiliary))
-    terms += [b.mul(k, v) for k, v in driving]
-    new = as_state(b, parts, b.add(*terms) if terms else b.const(0.0))
+            with b.named("auxiliary: what the low rank reads of the state: bᵀ S, and writes along a"):
+                auxiliary = b.contract(y, state, (KEY,))
+                if parts.shared is None:
+                    terms.append(b.contract(x, auxiliary, (RANK,)))
+                else:
+                    driving[parts.shared] = (x, b.add(driving[parts.shared][1], auxiliary))
+    with b.named("written: what the step writes: k vᵀ"):
+        terms += [b.mul(k, v) for k, v in driving]
+    with b.named("state: the new state"):
+        new = as_state(b, parts, b.add(*terms) if terms else b.const(0.0))
     before = zero_state(b, parts) if state is None else state
-    return [b.contract(q.vector, before if q.before else new, (KEY,)) for q in parts.queries], new
+    with b.named("reads: read-out: qᵀ S"):
+        return [b.contract(q.vector, before if q.before else new, (KEY,)) for q in parts.queries], new
 
 
 def _moved(b: Builder, parts: Parts, state: Value) -> Value:

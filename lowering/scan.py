@@ -26,9 +26,11 @@ def _diagonal(parts: Parts) -> bool:
 
 def _states(b: Builder, parts: Parts) -> tuple[list[Value], Value]:
     full = {TIME: parts.steps, **parts.state_sizes}
-    terms = [b.mul(k, v) for k, v in parts.inputs]
-    driven = b.expand(b.cast(b.add(*terms) if terms else b.const(0.0), parts.kind), full)
-    states = (_entrywise if _diagonal(parts) else _composed)(b, parts, driven)
+    with b.named("written: what each step writes: k vᵀ"):
+        terms = [b.mul(k, v) for k, v in parts.inputs]
+        driven = b.expand(b.cast(b.add(*terms) if terms else b.const(0.0), parts.kind), full)
+    with b.named("state: all states by an associative scan of the steps' transitions"):
+        states = (_entrywise if _diagonal(parts) else _composed)(b, parts, driven)
     initial = parts.initial if parts.initial is not None else zero_state(b, parts)
     reads = []
     for q in parts.queries:
@@ -36,14 +38,16 @@ def _states(b: Builder, parts: Parts) -> tuple[list[Value], Value]:
         if q.before:
             earlier = b.slice(states, TIME, 0, parts.steps - 1)
             seen = b.concat([b.expand(initial, {TIME: 1}), earlier], TIME)
-        reads.append(b.contract(q.vector, seen, (KEY,)))
+        with b.named("reads: read-out: qᵀ S"):
+            reads.append(b.contract(q.vector, seen, (KEY,)))
     return reads, as_state(b, parts, b.at(states, TIME, parts.steps - 1))
 
 
 def _entrywise(b: Builder, parts: Parts, driven: Value) -> Value:
     """S_t = α_t ⊙ S_{t−1} + U_t."""
     decay = parts.decay
-    factor = None if decay is None else b.map("exp", decay) if parts.logs else decay
+    with b.named("decay: the decay of each step"):
+        factor = None if decay is None else b.map("exp", decay) if parts.logs else decay
     if parts.initial is not None:
         driven = b.concat([b.expand(parts.initial, {TIME: 1}), driven], TIME)
         if factor is not None:

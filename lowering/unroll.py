@@ -18,6 +18,7 @@ from mixer_ir.errors import DeclarationError
 from mixer_ir.nodes import expr as x
 from mixer_ir.nodes.expr import BATCH, TIME, Axes, Expr, without
 from mixer_ir.nodes.functions import Kind
+from mixer_ir.nodes.node import Node, walk
 from mixer_ir.nodes.process import Recurrence, Run, State
 
 OUTER = "_o"
@@ -135,26 +136,23 @@ class _Loop:
 
 def _outside(roots: Sequence[Expr]) -> list[Expr]:
     """The largest parts that read no state, but numbers."""
+    reads: set[Node] = set()
+    for n in (n for root in roots for n in walk(root, closed=(Run,))):
+        if isinstance(n, State) or (not isinstance(n, Run) and not reads.isdisjoint(n.children())):
+            reads.add(n)
     found: dict[Expr, None] = {}
-    reads: dict[Expr, bool] = {}
-
-    def inside(e: Expr) -> bool:
+    seen: set[Expr] = set()
+    due = list(reversed(roots))
+    while due:
+        e = due.pop()
+        if e in seen:
+            continue
+        seen.add(e)
         if e not in reads:
-            parts = [] if isinstance(e, Run) else [c for c in e.children() if isinstance(c, Expr)]
-            reads[e] = isinstance(e, State) or any(map(inside, parts))
-        return reads[e]
-
-    def visit(e: Expr) -> None:
-        if not inside(e):
             if not isinstance(e, x.Literal):
                 found[e] = None
-            return
+            continue
         if not isinstance(e, State | x.Call | x.Contract | x.Reduce | x.Rename | x.Take | x.Detach):
             raise DeclarationError(f"a recurrence's update cannot use {type(e).__name__} of a state")
-        for c in e.children():
-            if isinstance(c, Expr):
-                visit(c)
-
-    for e in roots:
-        visit(e)
+        due.extend(c for c in reversed(list(e.children())) if isinstance(c, Expr))
     return list(found)

@@ -46,13 +46,16 @@ def lower(tiling: Tiling, v: Value, before: int, after: int) -> Value:
     ) -> tuple[list[Value], list[Value]]:
         here, rest = iter(given), iter(fixed)
         *own, values, there = [next(here) if place else next(rest) for place in places]
-        x, kept = scores(tiling.matrix, i, dict(zip(names, own, strict=True)), sizes)
-        x = masked(i, x, there if kept is None else i.map("and", kept, there))
-        top = i.detach(i.map("max", i.reduce("max", x, (SOURCE,)), -1e30))
-        weights = i.map("exp", i.sub(x, top))
-        total = i.sum(weights, (SOURCE,))
-        y = i.contract(weights, values, (SOURCE,))
-        return [], [i.map("div", y, i.where(i.map("eq", total, 0.0), 1.0, total))]
+        with i.named("scores: scores of a block of rows"):
+            x, kept = scores(tiling.matrix, i, dict(zip(names, own, strict=True)), sizes)
+            x = masked(i, x, there if kept is None else i.map("and", kept, there))
+        with i.named("weights: weights e^(x − max x)"):
+            top = i.detach(i.map("max", i.reduce("max", x, (SOURCE,)), -1e30))
+            weights = i.map("exp", i.sub(x, top))
+        with i.named("reads: weighted values over the sum of the weights"):
+            total = i.sum(weights, (SOURCE,))
+            y = i.contract(weights, values, (SOURCE,))
+            return [], [i.map("div", y, i.where(i.map("eq", total, 0.0), 1.0, total))]
 
     _, (y,) = b.scan(ROWS, step, [], steps, constants, length=count)
     return b.slice(b.merge(y, ROWS, TIME, TIME), TIME, 0, rows)

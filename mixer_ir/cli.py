@@ -1,4 +1,4 @@
-"""The command line: `mixer-ir list | show | verify | prove | kernels | plot | demo`.
+"""The command line: `mixer-ir list | show | verify | prove | kernels | bench | plot | demo`.
 
 Exit status: 0 done, 1 a check failed, 2 bad usage or bad input. Errors are one or two lines on standard error.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 import numpy  # noqa: F401  # before torch, whose C code imports it deaf to Ctrl-C
 
 import mixer_ir as mx
-from mixer_ir.errors import MixerError, OptionError, SpecError
+from mixer_ir.errors import MixerError, OptionError, SpecError, one_of
 from mixer_ir.language.mixer import Mixer
 
 NAME_HELP = "a mixer of the catalog (see `mixer-ir list`), or a .json file written with mx.dumps"
@@ -79,6 +80,20 @@ def _parser() -> argparse.ArgumentParser:
     kernels.add_argument("--form", default="auto", help="one of the mixer's forms (default: chosen by predicted time)")
     kernels.add_argument("--out", type=Path, metavar="DIR", help="write each mixer's kernels to a file in DIR")
 
+    bench = command("bench", _bench, "every form on every backend, compared and then timed side by side")
+    bench.add_argument("--t", type=_number, default=1024, metavar="T", help="time steps (default 1024)")
+    bench.add_argument("--sizes", type=_sizes, default={}, metavar="AXIS=N,…", help="other sizes, as in b=2,h=8,k=64")
+    for what, one in (("form", "F"), ("backend", "B")):
+        words = f"these {what}s alone (auto is one)"
+        bench.add_argument(f"--{what}", nargs="+", action="extend", default=[], metavar=one, help=words)
+    bench.add_argument("--backward", action="store_true", help="forward and backward, in every floating signal")
+    bench.add_argument("--dtype", default="float32", help="of the signals: float32 (default), float64, bfloat16, …")
+    bench.add_argument(
+        "--limit", type=_seconds, default=5.0, metavar="SECONDS", help="leave out what is predicted to take longer (5)"
+    )
+    bench.add_argument("--seed", type=int, default=0, help="of the random signals (default 0)")
+    bench.add_argument("--json", action="store_true", help="for a program to read")
+
     prove = command("prove", _prove, "a symbolic proof that all forms agree, for every length and every chunking")
     prove.add_argument("--json", action="store_true", help="for a program to read")
 
@@ -97,6 +112,31 @@ def _numbers(text: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers from 1, as in 1,7,64")
     return tuple(int(part) for part in parts)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def _sizes(text: str) -> dict[str, int]:
+    parts = [part.partition("=") for part in text.split(",")]
+    if not all(axis and n.isascii() and n.isdigit() and int(n) for axis, _, n in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of sizes from 1, as in b=2,h=8,k=64")
+    if any(axis == "t" for axis, _, _ in parts):
+        raise argparse.ArgumentTypeError("the number of time steps is given with --t")
+    return {axis: int(n) for axis, _, n in parts}
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
 
 
 def _mixers(name: str) -> dict[str, Mixer]:
@@ -177,6 +217,44 @@ def _kernels(arguments: argparse.Namespace) -> int:
             raise OptionError(f"cannot write {path}: {error.strerror}") from error
         print(f"wrote {path}\n{made.table}")
     return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from mixer_ir.driver.bench import bench, dtype_named
+
+    dtype = dtype_named(arguments.dtype)
+    mixers = _mixers(arguments.name).values()
+    of = {m.name: {a for axes in m.signals.values() for a in axes} for m in mixers}
+    known = set().union(*of.values())
+    if foreign := [a for a in arguments.sizes if a not in known]:
+        raise OptionError(f"{arguments.name} has no axis {foreign[0]!r}; its axes: {one_of(sorted(known))}")
+    reports = []
+    try:
+        for m in mixers:
+            sizes = {a: n for a, n in {"t": arguments.t, **arguments.sizes}.items() if a in of[m.name]}
+            reports.append(
+                bench(
+                    m,
+                    sizes=sizes,
+                    forms=arguments.form,
+                    backends=arguments.backend,
+                    backward=arguments.backward,
+                    dtype=dtype,
+                    limit=arguments.limit,
+                    seed=arguments.seed,
+                    saying=_progress,
+                )
+            )
+    finally:
+        _progress("")
+    return _report(reports, arguments.json)
+
+
+def _progress(line: str) -> None:
+    """What goes on, on one line that the next one replaces; where nobody watches, nothing."""
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r{line[:width]}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _prove(arguments: argparse.Namespace) -> int:

@@ -19,8 +19,8 @@ from benchmarks.cpu_mixers import FORWARD, Settings
 from benchmarks.cpu_peers import PEERS
 from benchmarks.cpu_report import families, markdown, picture
 from benchmarks.limits import Rates, Work, measured, operations, planned
-from benchmarks.measure import ResultsDiffer, race
-from benchmarks.settling import impatient
+from mixer_ir.driver.settling import impatient
+from mixer_ir.driver.timing import ResultsDiffer, race
 
 RATES = Rates(copy=2e10, matmul=2e11)
 SMALL = {"b": 1, "h": 1, "k": 4, "v": 4, "g": 1}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import mixer_ir as mx
+from backends import missing
 from mixer_ir import cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +93,69 @@ def test_prove_tells_by_its_status(capsys, files):
     assert any("tanh" in step["because"] + step["statement"] for step in proof["steps"] if not step["ok"])
 
 
+SMALL = ("--t", "16", "--sizes", "b=1,k=4,v=4")
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rounds and no more."""
+    monkeypatch.setattr("mixer_ir.driver.bench.BUDGET", 0.0)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_bench_times_every_form_on_every_backend(capsys, files):
+    status, out, err = run(capsys, "bench", files["memory"], *SMALL, "--t", "64", "--json")
+    (report,) = json.loads(out)
+    assert status == 0 and report["ok"] is True and not err
+    assert report["sizes"] == {"b": 1, "t": 64, "k": 4, "v": 4} and report["work"] == "forward"
+    assert {"device", "torch", "python"} <= report["machine"].keys() and "threads" in report["machine"]["device"]
+    rows = report["rows"]
+    here = {"reference", "eager"} | ({"native"} if missing("native") is None else set())
+    every = {(form, backend) for form in memory.forms() for backend in here}
+    assert {(r["form"], r["backend"]) for r in rows} == every | {("auto", "auto")}
+    assert [r["seconds"] for r in rows] == sorted(r["seconds"] for r in rows) and rows[0]["ratio"] == 1
+    assert all(r["tokens"] * r["seconds"] == pytest.approx(64) and r["predicted"] > 0 for r in rows)
+    assert all(sum(r["chosen"] for r in rows if r["backend"] == b) == 1 for b in here)
+    left = {x["what"]: x["why"] for x in report["left_out"]}
+    assert "asked for by name" in left["symbolic"]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_bench_prints_a_table_and_what_is_left_out(capsys, files, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    some = ("bench", files["memory"], *SMALL, "--backend", "eager")
+    status, out, err = run(capsys, *some, "--form", "recurrent", "dense", "--json", "--dtype", "bfloat16")
+    predicted = {r["form"]: r["predicted"] for r in json.loads(out)[0]["rows"]}
+    assert status == 0 and "first runs, 2 of 2: dense on eager" in err and err.endswith("\r\x1b[K")
+    slow = max(predicted, key=predicted.__getitem__)
+    between = sum(predicted.values()) / 2
+    status, out, _ = run(capsys, *some, "--form", *predicted, "--limit", str(between), "--backward")
+    assert status == 0 and "t = 16" in out and "float32; forward and backward" in out and "tokens/s" in out
+    table, _, left = out.partition("left out")
+    assert f"{slow} on eager: predicted to take" in left and slow not in table
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("backward", [False, True])
+def test_bench_does_not_time_what_differs(capsys, files, monkeypatch, backward):
+    right = mx.CompiledMixer.__call__
+
+    def wrong(self, **signals):
+        y = right(self, **signals)
+        if self.form != "scan":
+            return y
+        return (y + y.detach()) / 2 if backward else y.roll(1, 1)
+
+    monkeypatch.setattr(mx.CompiledMixer, "__call__", wrong)
+    some = ("bench", files["memory"], *SMALL, "--backend", "eager", *["--backward"] * backward)
+    status, out, _ = run(capsys, *some)
+    assert status == 1 and "not timed: result" in out and "scan on eager differs from" in out and "tokens/s" not in out
+    status, out, _ = run(capsys, *some, "--json")
+    (report,) = json.loads(out)
+    assert status == 1 and report["ok"] is False and "scan on eager" in report["wrong"] and not report["rows"]
+    assert run(capsys, *some, "--form", "recurrent", "chunked")[0] == 0
+
+
 def test_plot(capsys, files, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     out = tmp_path / "picture.png"
@@ -125,6 +189,17 @@ def test_plot(capsys, files, tmp_path, monkeypatch):
         ("plot {memory} --length 4 --out /nowhere/x.png", "cannot write a picture to /nowhere/x.png"),
         ("plot {memory} --length 4 --out x.nothing", "cannot write a picture to x.nothing"),
         ("demo --out {junk}", "cannot make the directory"),
+        ("bench {memory} --t 0", "'0' is not a whole number from 1"),
+        ("bench {memory} --sizes k", "'k' is not a list of sizes from 1, as in b=2,h=8,k=64"),
+        ("bench {memory} --sizes t=3", "the number of time steps is given with --t"),
+        ("bench {memory} --sizes z=3", "{memory} has no axis 'z'; its axes: b, k, t, v"),
+        ("bench {memory} --form chunkd", "there is no form 'chunkd' (did you mean 'chunked'?)"),
+        ("bench {memory} --form fft", "memory has no form 'fft'"),
+        ("bench {memory} --backend eagr", "there is no backend 'eagr' (did you mean 'eager'?)"),
+        ("bench {memory} --dtype float23", "signals are not drawn in 'float23' (did you mean 'float32'?)"),
+        ("bench {memory} --limit nan", "'nan' is not a number of seconds above 0"),
+        ("bench {memory} --t 64 --backend symbolic", "nothing is left to be timed"),
+        ("bench absent", "no mixer 'absent'"),
     ],
 )
 def test_bad_usage_is_told_with_status_2(capsys, files, arguments, words):
@@ -136,7 +211,7 @@ def test_bad_usage_is_told_with_status_2(capsys, files, arguments, words):
 
 
 def test_help_is_no_error(capsys):
-    for command in ((), ("list",), ("show",), ("verify",), ("prove",), ("plot",), ("demo",)):
+    for command in ((), ("list",), ("show",), ("verify",), ("prove",), ("bench",), ("plot",), ("demo",)):
         status, out, _ = run(capsys, *command, "--help")
         assert status == 0 and "usage: mixer-ir" in out
 

@@ -45,6 +45,7 @@ OPENED_LATE = {  # what a file may import inside a function or under TYPE_CHECKI
         "catalog",
         "a computed name",
     },  # drivers and catalog are opened on first use
+    "mixer_ir/cli.py": {"driver"},  # `--help` and `list` need not wait for torch, which `bench` opens
     "mixer_ir/driver/traceable.py": {
         "driver"
     },  # graphs imports torch._dynamo, which only a process that compiles has paid for

@@ -134,6 +134,29 @@ def test_a_form_that_a_matrix_lacks_is_refused(form: str, why: str) -> None:
         lower(e, returns=e.axes, signals=types_of(e, data), forms={e: Choice(form)})
 
 
+def test_a_deep_expression_is_lowered_without_recursion() -> None:
+    y: Expr = Q
+    for _ in range(1500):
+        y = Delay(of=call("add", call("mul", y, 0.5), K), by=0)
+    data = inputs(y, 3)
+    made = lower(y, returns=y.axes, signals=types_of(y, data)).program
+    got = reference.prepare(made)({n: v.numpy() for n, v in data.items()})["y"]
+    assert_close(np.asarray(got), 2 * data["k"])
+
+
+def test_a_deep_update_is_lowered_part_by_part() -> None:
+    """Neither its depth nor the number of ways through it counts."""
+    new: Expr = call("add", N, K)
+    for _ in range(1500):
+        new = call("mul", call("add", new, new), 0.5)
+    deep = Recurrence(name="deep", states=(N,), batch=("b", "t", "h"), updates=(new,), output=new)
+    e = Run(recurrence=deep, axes=("b", "t", "h", "k"))
+    data = inputs(e, 3)
+    made = lower(e, returns=e.axes, signals=types_of(e, data)).program
+    got = reference.prepare(made)({n: v.numpy() for n, v in data.items()})["y"]
+    assert_close(np.asarray(got), data["k"].cumsum(1))
+
+
 def test_the_fft_form_is_a_small_program() -> None:
     e = Apply(matrix=m.Toeplitz(h=sig("h", "h t")), of=V)
     made = lower(e, returns=e.axes, signals=types_of(e, inputs(e, 100)), forms={e: Choice("fft")})

@@ -8,12 +8,15 @@ import time
 import pytest
 
 import mixer_ir as mx
+from backends import symbolic
+from mixer_ir.trust import exponents
 from mixer_ir.trust.algebra import Algebra
 from mixer_ir.trust.block_algebra import ONE, ZERO, Blocks, Polynomial, Symbol, identity, resolve
 from mixer_ir.trust.formulas import Formula
 from mixer_ir.trust.homomorphism import Shape, claims
 from mixer_ir.trust.monoids import convolution, joined, softmax
 from mixer_ir.trust.prove import prove
+from tests.declared import cross, grid
 from tests.random_mixers import draw
 
 
@@ -113,6 +116,57 @@ def test_proofs_do_not_multiply_out(mixer):
     proof = prove(mixer)
     assert proof.ok, str(proof)
     assert time.process_time() - start < 3
+
+
+@mx.mixer
+def same_document(q: "b t k", k: "b t k", v: "b t v", z: "b t"):
+    return mx.softmax(mx.causal(mx.mask(mx.lowrank(q, k), mx.equal(z, mx.source(z))))) @ v
+
+
+@mx.mixer
+def near_or_marked(q: "b t k", k: "b t k", v: "b t v", g: "b t"):
+    near = mx.abs(mx.index("t") - mx.source(mx.index("t"))) <= 1
+    return mx.softmax(mx.mask(mx.lowrank(q, k), (near & ~(g > 0)) | (mx.source(g) < 1))) @ v
+
+
+COMPARING = [same_document, near_or_marked, cross, grid]
+
+
+@pytest.mark.parametrize("mixer", COMPARING, ids=lambda m: m.name)
+def test_masks_made_of_signals_are_proved(mixer):
+    proof = prove(mixer)
+    assert proof.ok, str(proof)
+    assert all("comparisons of signals" in s.statement for s in proof.steps if "emitted" in s.law)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "right", "wrong"),
+    [(same_document, "eq", "ne"), (same_document, "eq", "le"), (near_or_marked, "lt", "le"), (cross, "lt", "le"),
+     (near_or_marked, "and", "or"), (grid, "and", "or"), (grid, "lt", "le")],
+)  # fmt: skip
+def test_a_wrong_comparison_is_seen(mixer, right, wrong, monkeypatch):
+    """The program alone compares by another relation, of formulas and not of positions."""
+    old, other = symbolic.MAPS[right], symbolic.MAPS[wrong]
+
+    def mutant(s, x, y):
+        signals = right == "and" or not (s.read(x).is_number and s.read(y).is_number)
+        return other(s, x, y) if signals else old(s, x, y)
+
+    monkeypatch.setitem(symbolic.MAPS, right, mutant)
+    assert not prove(mixer).ok
+
+
+def test_a_proof_that_would_not_end_is_refused(monkeypatch):
+    monkeypatch.setattr(exponents, "WORK", 500)
+    proof = prove(normalised_keys)
+    assert not proof.ok and "too large" in proof.open[-1].because
+    assert "NOT proved" in str(proof).splitlines()[-1]
+
+
+def test_the_last_line_is_the_verdict():
+    assert str(prove(gated)).splitlines()[-1].startswith("gated is proved")
+    last = str(prove(cell)).splitlines()[-1]
+    assert "NOT proved" in last and "not affine" in last
 
 
 def test_a_proof_says_what_it_has_tried():

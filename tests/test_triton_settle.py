@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import pytest
@@ -38,8 +38,8 @@ class Tried:
         monkeypatch.setattr(settle, "plan", self.plan)
         monkeypatch.setattr(settle, "figures", self.figures)
 
-    def plan(self, of: Program, setting: Setting, *, limits: Mapping[Value, int]) -> Plan:
-        made = plan(of, setting, limits=limits)
+    def plan(self, of: Program, setting: Setting, *, limits: Mapping[Value, int], alone: Set[Value]) -> Plan:
+        made = plan(of, setting, limits=limits, alone=alone)
         names = {b.value: b.name for k in made.kernels() for b in k.writes}
         self.limits.append({names[v]: n for v, n in limits.items()})
         self.plans.append(made)
@@ -80,3 +80,15 @@ def test_a_limit_reaches_the_kernel() -> None:
     (y,) = (b.value for k in first.kernels() for b in k.writes if b.name == "y")
     found = {b.name: k.setting.limit for k in plan(of, Setting(), limits={y: 80}).kernels() for b in k.writes}
     assert found == {"y": 80, "z": Setting().limit}
+
+
+def test_of_kernels_side_by_side_that_go_on_spilling_the_largest_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = Builder()
+    x, w, u = (b.input(n, axes, (64, 64)) for n, axes in (("x", ("t", "k")), ("w", ("k", "v")), ("u", ("i", "j"))))
+    of = program({"y": b.contract(x, w, ("k",)), "z": b.sum(u, ("i",))}, [x, w, u])
+    monkeypatch.setattr(
+        settle, "figures", lambda tasks, **_: [FINE | {"spills": 8 * ("_z_" in t["name"])} for t in tasks]
+    )
+    assert [len(k.parts) for k in plan(of, Setting()).kernels()] == [2]
+    made = settle.settled(of, Setting(), "sm_90", lambda of: lambda b: torch.float32)
+    assert sorted(b.name for k in made.kernels() for b in k.writes) == ["y", "z"] and len(made.kernels()) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from backends.triton.partition import plan
 from backends.triton.real import real
 from backends.triton.relief import relieved
 from backends.triton.schedule import Line, Loop, pressure, reordered, scheduled
+from backends.triton.text import WIDTH, plain, tidy
 from lowering import program as p
 from lowering.adjoint import adjoint
 from lowering.build import Builder, program
@@ -213,3 +215,52 @@ def test_every_helper_is_a_function_of_that_name() -> None:
     for name, text in HELPERS.items():
         assert f"def {name}(" in text
     assert triton is not None and tl is not None
+
+
+def texts(name: str, back: bool) -> list[str]:
+    """The kernels of a chunked form, forward or backward."""
+    of = chunked(name)
+    inputs = [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable]
+    return [k.text for k in plan(real(levels(adjoint(of, inputs) if back else of)), Setting()).kernels()]
+
+
+@pytest.mark.parametrize("name", ["gla", "gated_deltanet"])
+@pytest.mark.parametrize("back", [False, True])
+def test_names_say_what_is_held(name: str, back: bool) -> None:
+    """Signals keep their names, steps of the derivation stand above their lines, and no line is too long."""
+    made = "\n".join(texts(name, back))
+    assert not re.search(r"^ +[xem]\d* = ", made, re.MULTILINE)
+    for signal in (*catalog.get(name).mixer.signals, *(("d_q", "d_k", "d_v") if back else ("y",))):
+        assert f" b_{signal} = " in made or (f"store(p_{signal} " in made.replace("(\n        ", "("))
+    assert "    # scores " in made and "b_decay" in made and "b_scores" in made and ("b_d_" in made) == back
+    assert max(len(line) for line in made.split("\n")) <= WIDTH
+
+
+def test_what_is_written_for_readers_is_the_same_code() -> None:
+    before = "b_y = tl.load(p_y + (((i_b * 4096 + (o_t)))) * 64, mask=((o_t) < 64), other=0)" + " + b_x * 2" * 12
+    after = tidy(f"    {before}  # (t)")
+    lines = after.split("\n")
+    assert len(lines) > 1 and all(len(x) <= WIDTH for x in lines) and lines[-1].endswith("# (t)")
+    assert ast.dump(ast.parse(before)) == ast.dump(ast.parse(after.lstrip()))
+
+
+def test_the_head_of_a_kernel_says_what_it_is_part_of() -> None:
+    (kernel, *_) = plan(real(levels(chunked("gla"))), Setting()).kernels()
+    made = kernel.shown("S_t = \\alpha S\nform chunked; forward pass")
+    doc = ast.get_docstring(
+        next(x for x in ast.parse(made).body if isinstance(x, ast.FunctionDef) and x.name == kernel.name)
+    )
+    assert doc is not None and doc.startswith("S_t = \\alpha S\nform chunked; forward pass\n\n")
+    assert "Reads\n" in doc and "Writes\n" in doc and "p_k " in doc
+    assert plain(made) == plain(kernel.source)
+
+
+def test_a_name_is_no_part_of_what_a_value_is() -> None:
+    b = Builder()
+    x = b.input("x", ("t",), (4,))
+    with b.named("decay: the decay of each step"):
+        y = b.map("exp", x)
+        with b.named("inner"):
+            z = b.map("neg", y)
+    assert b.map("exp", x) is y and y.label == "decay: the decay of each step"
+    assert z.label == "inner: the decay of each step" and x.label == ""

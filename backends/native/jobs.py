@@ -49,6 +49,12 @@ class Background:
         self._asked: queue.SimpleQueue[Job[object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._last: Job[object] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being made: jobs are taken in turn, so the last one tells."""
+        return self._last is not None and not self._last.done
 
     def ask(self, make: Callable[[], T]) -> Job[T]:
         """Has something made."""
@@ -57,7 +63,8 @@ class Background:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="mixer-ir compiler", daemon=True)
                 self._thread.start()
-        self._asked.put(job)  # type: ignore[arg-type]
+            self._last = job  # type: ignore[assignment]
+            self._asked.put(job)  # type: ignore[arg-type]
         return job
 
     def _work(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from backends.triton.kernel import PROGRAM, Kernel
+from backends.triton.text import signature
 
 
 def beside(kernels: Sequence[Kernel]) -> Kernel:
@@ -17,15 +18,15 @@ def beside(kernels: Sequence[Kernel]) -> Kernel:
     writes = tuple(b for k in kernels for b in k.writes)
     parts, lines, start = [], [], 0
     for i, k in enumerate(kernels):
-        pointers = ", ".join(f"p_{b.name}" for b in (*k.reads, *k.writes))
+        pointers = [f"p_{b.name}" for b in (*k.reads, *k.writes)]
         parts.append(_as_part(k))
         place = "i_p" if not start else f"i_p - {start}"
         start += k.programs
         test = "else" if i == len(kernels) - 1 else f"{'el' if i else ''}if i_p < {start}"
-        lines += [f"    {test}:", f"        {_part_name(k)}({place}, {pointers})"]
+        lines += [f"    {test}:", signature(f"        {_part_name(k)}", [place, *pointers])]
     title = f"Side by side: {', '.join(_part_name(k) for k in kernels)}."
-    head = f"@triton.jit\ndef {name}({', '.join(f'p_{b.name}' for b in (*reads, *writes))}):"
-    text = "\n".join([*parts, f'{head}\n    """{title}"""\n    {PROGRAM}', *lines, ""])
+    head = f"@triton.jit\n{signature(f'def {name}', [f'p_{b.name}' for b in (*reads, *writes)], ':')}"
+    text = "\n".join([*parts, f'{head}\n    """{title}\n    """\n    {PROGRAM}', *lines, ""])
     return replace(
         first,
         name=name,
@@ -37,6 +38,7 @@ def beside(kernels: Sequence[Kernel]) -> Kernel:
         warps=max(k.warps for k in kernels),
         held=max(k.held for k in kernels),
         fits=all(k.fits for k in kernels),
+        parts=tuple(kernels),
     )
 
 
@@ -46,5 +48,9 @@ def _part_name(k: Kernel) -> str:
 
 def _as_part(k: Kernel) -> str:
     """The kernel as a function that is given the number of its program."""
-    text = k.text.replace(f"def {k.name}(", f"def {_part_name(k)}(i_p, ", 1)
+    pointers = [f"p_{b.name}" for b in (*k.reads, *k.writes)]
+    before, after = (
+        signature(f"def {n}", args, ":") for n, args in ((k.name, pointers), (_part_name(k), ["i_p", *pointers]))
+    )
+    text = k.text.replace(before, after, 1)
     return text.replace(f"    {PROGRAM}\n", "", 1)

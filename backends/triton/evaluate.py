@@ -105,7 +105,8 @@ class Evaluator:
             raise Cut(v, "is computed by itself", always=True)
         state = self.state()
         try:
-            made: Tile = rule(self, v, where)
+            with self.w.about(*meaning(v)):
+                made: Tile = rule(self, v, where)
         except Cut as cut:
             if cut.value is not v or (moved := self._moved(v, where, state)) is None:
                 raise
@@ -141,7 +142,8 @@ class Evaluator:
         text += {"real": f".to({self.w.real})", "int": ".to(tl.int64)", "bool": " != 0"}[v.kind]
         hint = f"b_{buffer.name}"
         clean = frozenset(d for a in v.axes if (d := where[a].plain) is not None and v.kind != "bool")
-        return self.w.let(hint, text, dims, depth=depth, kind=v.kind, clean=clean)
+        with self.w.about(buffer.name):
+            return self.w.let(hint, text, dims, depth=depth, kind=v.kind, clean=clean)
 
     def place(self, buffer: Buffer, where: Where) -> tuple[str, str, tuple[t.Dim, ...], int]:
         """(offset, mask, dimensions, depth) of a buffer's entries."""
@@ -214,6 +216,43 @@ class Evaluator:
         text = " & ".join(f"({factor(c.over(ix.dims))} {limit})" for c, limit in conditions)
         inside = Tile(f"({text})", ix.dims, "bool", ix.tile.depth)
         return self.w.map("tl.where({}, {}, {})", inside, x, Tile(neutral, literal=True, kind=x.kind), kind=x.kind)
+
+
+def meaning(v: Value) -> tuple[str, str]:
+    """(what v is in a word, the step of the derivation that it belongs to), as lowering or its operation says."""
+    noun, _, step = v.label.partition(": ")
+    op = v.op
+    if isinstance(op, p.Map):
+        noun = noun or WORDS.get(op.fn, op.fn)
+    elif isinstance(op, p.Reduce):
+        noun = noun or op.fn
+    return noun or OPERATIONS.get(type(op), type(op).__name__.lower()), step
+
+
+def hint(v: Value) -> str:
+    """What a value is called in memory that is no result of the program."""
+    return {p.Pick: "state", p.AffineScan: "states", p.Contract: "dot", p.Solve: "w"}.get(
+        type(v.op), type(v.op).__name__.lower()
+    )
+
+
+def stripped(v: Value) -> Value:
+    """What v is before its axes are named, ordered or parted otherwise."""
+    while isinstance(v.op, p.Rename | p.Order | p.Expand | p.Merge | p.Split):
+        v = v.args[0]
+    return v
+
+
+WORDS = {
+    "add": "sum", "sub": "difference", "mul": "product", "div": "quotient", "neg": "negative", "where": "chosen",
+    "eq": "same", "ne": "other", "lt": "below", "le": "upto", "and": "both", "or": "either", "not": "not",
+    "floordiv": "block", "mod": "rest",
+}  # fmt: skip
+OPERATIONS: dict[type, str] = {
+    p.Contract: "dot", p.Cumulate: "cumulated", p.AffineScan: "states", p.Solve: "solved", p.Pad: "padded",
+    p.Concat: "joined", p.Take: "taken", p.Flip: "flipped", p.Iota: "place",
+}  # fmt: skip
+"""what a value is called that lowering gave no name, by its function or operation"""
 
 
 @lru_cache(maxsize=1 << 12)

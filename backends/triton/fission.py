@@ -29,7 +29,8 @@ def fissioned(program: Program) -> Program:
         if isinstance(op, p.Input):
             done[v] = v
         elif isinstance(op, p.Scan):
-            found = _loop(b, op, [done[a] for a in v.args], stored)
+            with b.named(v.label):
+                found = _loop(b, op, [done[a] for a in v.args], stored)
             first = {y: i for i, y in reversed([*enumerate(op.body.outputs)]) if i >= op.carries}
             results[v] = [found[first[y] if i >= op.carries else i] for i, y in enumerate(op.body.outputs)]
         elif isinstance(op, p.Pick) and v.args[0] in results:
@@ -157,6 +158,11 @@ def _remember(b: Builder, op: p.Scan, picks: Sequence[Value], args: Sequence[Val
 
 def _again(b: Builder, v: Value, args: list[Value]) -> Value:
     """v's operation on arguments that may have one more axis."""
+    with b.named(v.label):
+        return _on(b, v, args)
+
+
+def _on(b: Builder, v: Value, args: list[Value]) -> Value:
     match v.op:
         case p.Map(fn=fn):
             return b.map(fn, *args)

@@ -30,7 +30,8 @@ def inverted(program: Program, most: int) -> Program:
             system = System.of(v.op, lower)
             done[v] = b.order(system.solved(b, system.inverse(b), right), v.axes)
         elif isinstance(v.op, p.Scan):
-            results[v] = _loop(b, v.op, [done[a] for a in v.args], most)
+            with b.named(v.label):
+                results[v] = _loop(b, v.op, [done[a] for a in v.args], most)
         elif isinstance(v.op, p.Pick) and v.args[0] in results:
             done[v] = results[v.args[0]][v.op.index]
         else:
@@ -78,9 +79,10 @@ class System:
         """(I − L)⁻¹, of another L with further axes if that is given."""
         lower = lower or self.lower
         batch = tuple(a for a in lower.axes if a not in (self.row, self.col))
-        eye = b.map("eq", b.iota(self.row, lower.size(self.row)), b.iota(self.side, lower.size(self.col)))
-        eye = b.expand(b.where(eye, 1.0, 0.0), {a: lower.size(a) for a in batch})
-        return b.solve(lower, b.order(eye, (*batch, self.row, self.side)), self.row, self.col)
+        with b.named("inverse: (I − L)⁻¹, by substitution in blocks of 16 rows, which are then merged"):
+            eye = b.map("eq", b.iota(self.row, lower.size(self.row)), b.iota(self.side, lower.size(self.col)))
+            eye = b.expand(b.where(eye, 1.0, 0.0), {a: lower.size(a) for a in batch})
+            return b.solve(lower, b.order(eye, (*batch, self.row, self.side)), self.row, self.col)
 
     def solved(self, b: Builder, inverse: Value, right: Value) -> Value:
         """The inverse, by the system's names, times r."""
@@ -90,7 +92,8 @@ class System:
             inverse = b.rename(inverse, a, f"{a}*")
         for a in changed:
             inverse = b.rename(inverse, f"{a}*", named[a])
-        return b.contract(inverse, b.rename(right, self.op.row, self.op.col), (self.op.col,))
+        with b.named("solved: (I − L)⁻¹ times what stands on the rows"):
+            return b.contract(inverse, b.rename(right, self.op.row, self.op.col), (self.op.col,))
 
 
 def _loop(b: Builder, op: p.Scan, args: Sequence[Value], most: int) -> list[Value]:

@@ -7,7 +7,7 @@ from math import prod
 
 from backends.triton import tile as t
 from backends.triton.entries import mapped
-from backends.triton.evaluate import Evaluator, Where
+from backends.triton.evaluate import Evaluator, Where, meaning
 from backends.triton.products import LEAST, product, whole
 from backends.triton.sums import Range, accumulated, most_at_once
 from backends.triton.tile import Tile
@@ -72,6 +72,10 @@ def _jointly(
     dims = tuple(sorted({d for a in v.axes for d in where[a].dims}))
 
     def part(x: Value) -> Tile:
+        with e.w.about(*meaning(x)):
+            return made_of(x)
+
+    def made_of(x: Value) -> Tile:
         if isinstance(x.op, p.Contract):
             here = {**where, **single, **r.places}
             left, right = (r.masked(e.at(y, here)) for y in x.args)

@@ -6,9 +6,11 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from textwrap import fill
 
-from backends.triton.evaluate import Buffer, Cut, Evaluator
+from backends.triton.evaluate import Buffer, Cut, Evaluator, hint
 from backends.triton.functions import HELPERS, needed
+from backends.triton.text import WIDTH, headed, signature, tidy
 from backends.triton.tile import Index, constant, scalar, word
 
 
@@ -42,11 +44,11 @@ SHAPES = (
 AGAIN = 4
 """how many times the programs of a larger tile those of a smaller one may be"""
 WORTH = 0.25
-"""where nothing fits, twice as many programs are to hold less by this power of two"""
+"""where nothing fits, twice as many programs are to hold less by this power of two; unless it spilled"""
 LIMITS = (145, 112, 80)
 """registers of a thread that tiles may take: the rest is for addresses and for what an instruction works on"""
 LAST = 64
-"""the lowest: what is to hold so little spilled with all other limits, and is launched by itself"""
+"""the lowest of them"""
 
 
 def shapes(setting: Setting) -> list[Setting]:
@@ -83,7 +85,8 @@ def fitting(write: Callable[[Setting], Kernel], options: Sequence[Setting]) -> K
     if not made:
         raise failed[0]
     least = min(k.programs for k in made)
-    return min(made, key=lambda k: k.held * (k.programs / least) ** WORTH)
+    worth = WORTH if options[0].limit >= LIMITS[0] else 0.0
+    return min(made, key=lambda k: k.held * (k.programs / least) ** worth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class Kernel:
     text   of the kernel itself     helpers   the names of what it calls
     grid   programs by axis: their product is launched     warps   of each program
     held   registers that its tiles take at once, all threads together (an estimate); whether they fit
+    parts  the kernels that stand side by side in it
     """
 
     name: str
@@ -105,6 +109,7 @@ class Kernel:
     held: int = 0
     setting: Setting = Setting()
     fits: bool = True
+    parts: tuple[Kernel, ...] = ()
 
     def crowded(self, share: float) -> bool:
         """Whether its tiles take more than `share` of the registers that they may take: the estimate is not exact."""
@@ -114,6 +119,12 @@ class Kernel:
     def source(self) -> str:
         """The text of a module: imports, helpers, the kernel."""
         return "\n".join(["import triton", "import triton.language as tl", needed(self.helpers), self.text])
+
+    def shown(self, about: str) -> str:
+        """The same with what the kernel is part of at the head of each docstring."""
+        return "\n".join(
+            ["import triton", "import triton.language as tl", needed(self.helpers), headed(self.text, about)]
+        )
 
     @property
     def programs(self) -> int:
@@ -155,7 +166,8 @@ class Grid:
 
 def assembled(name: str, e: Evaluator, grid: Grid, writes: Sequence[Buffer], title: str) -> Kernel:
     """The whole text: helpers, header, places, body."""
-    body, held = e.w.body(e.enough)
+    results = [b.name for b in writes if not b.name.startswith(hint(b.value))]
+    body, steps, held = e.w.body(e.enough, results)
     dims = dict.fromkeys(re.findall(r"\bo_(\w+?)_(\d+)\b", body))
     short = {(d, n): f"o_{d}" if sum(d == x for x, _ in dims) == 1 else f"o_{d}_{n}" for d, n in dims}
     for (d, n), text in short.items():
@@ -164,10 +176,16 @@ def assembled(name: str, e: Evaluator, grid: Grid, writes: Sequence[Buffer], tit
     words = set(re.findall(r"\b_\w+", body))
     reads = tuple(e.buffers[v] for v in e.loaded if f"p_{e.buffers[v].name}" in body)
     pointers = [f"p_{b.name}" for b in (*reads, *writes)]
-    notes = [f"    {p}  ({_axes(b)})" for p, b in zip(pointers, (*reads, *writes), strict=True)]
+    wide = max(map(len, pointers))
+    notes = [f"        {p:{wide}}  ({_axes(b)})" for p, b in zip(pointers, (*reads, *writes), strict=True)]
+    notes[len(reads) : len(reads)] = ["    Writes"]
+    notes = ["    Reads", *notes] if reads else notes
+    told = [fill(f"Steps: {'; '.join(steps)}.", WIDTH, initial_indent="    ", subsequent_indent=" " * 8), ""]
+    title = title.replace("\n", "\n    ")
     lines = [f"    {x}" for x in (*grid.lines(), *ranges)]
-    head = "\n".join(["@triton.jit", f"def {name}({', '.join(pointers)}):", f'    """{title}', "", *notes, '    """'])
-    text = "\n".join([head, *lines, body, ""])
+    head = ["@triton.jit", signature(f"def {name}", pointers, ":"), f'    """{title}', ""]
+    head += [*(told if len(steps) > 1 else ()), *notes, '    """']
+    text = "\n".join([*head, *lines, "", tidy(body), ""])
     return Kernel(
         name, text, frozenset(words & HELPERS.keys()), reads, tuple(writes), tuple(grid.counts.items()), held=held
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 
 from backends.triton.kernel import Kernel
+from backends.triton.text import plain
 from mixer_ir.errors import BackendError
 
 Version = tuple[int, ...]
@@ -95,7 +96,12 @@ def too_old() -> str | None:
 def refusal(kernel: Kernel, target: str, version: Version) -> str | None:
     """Why a kernel must not run so; None if nothing is known against it."""
     for k in KNOWN:
-        if k.target == target and k.since <= version < k.until and kernel.warps in k.warps and k.finds(kernel.source):
+        if (
+            k.target == target
+            and k.since <= version < k.until
+            and kernel.warps in k.warps
+            and k.finds(plain(kernel.source))
+        ):
             return f"triton {_dotted(version)} is known to compile {kernel.name} wrongly: {k.reason}"
     return None
 

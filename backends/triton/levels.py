@@ -85,11 +85,14 @@ def _spelled(b: Builder, body: Program, args: list[Value]) -> list[Value]:
     for name in body.names:
         what, *of = name.split(" ")
         if what == "entering":
-            made.append(b.mul(rows[of[0]], b.map("exp", spans.since(early=of[0].endswith(":before")))))
+            with b.named("entering: rows carried back to the chunk's entry: x e^(logarithms up to the step)"):
+                made.append(b.mul(rows[of[0]], spans.decay(spans.since(early=of[0].endswith(":before")))))
         elif what == "leaving":
-            made.append(b.rename(b.mul(columns[of[0]], b.map("exp", spans.until())), STEP, SOURCE))
+            with b.named("leaving: columns carried on to the chunk's end: y e^(logarithms after the step)"):
+                made.append(b.rename(b.mul(columns[of[0]], spans.decay(spans.until())), STEP, SOURCE))
         elif what == "whole":
-            made.append(b.sum(spans.step, (STEP,)))
+            with b.named("whole: the decay of a whole chunk"):
+                made.append(b.sum(spans.step, (STEP,)))
         else:
             made.append(_scores(b, spans, rows[of[0]], columns[of[1]], early=of[0].endswith(":before")))
     return made
@@ -99,16 +102,22 @@ def _scores(b: Builder, spans: Spans, x: Value, y: Value, *, early: bool) -> Val
     i, s = b.iota(STEP, spans.length), b.iota(SOURCE, spans.length)
     terms: list[Value] = []
     if not early:
-        own = b.contract(x, y, (KEY,))
-        terms.append(b.where(b.map("eq", i, s), own, 0.0))
+        with b.named("scores: scores of each step with itself"):
+            own = b.contract(x, y, (KEY,))
+            terms.append(b.where(b.map("eq", i, s), own, 0.0))
     m = 1
     while m < spans.length:
-        row, column = (b.mul(z, spans.across(m, early=early)) for z in (x, y))
-        left, right = b.map("floordiv", s, m), b.map("floordiv", i, m)
-        partner = b.where(b.map("eq", b.map("mod", left, 2), 0), b.add(left, 1), -1)
-        terms.append(b.where(b.map("eq", right, partner), b.contract(row, b.rename(column, STEP, SOURCE), (KEY,)), 0.0))
+        with b.named(f"scores: scores between the halves of blocks of {2 * m} steps"):
+            row, column = (b.mul(z, spans.across(m, early=early)) for z in (x, y))
+            with b.named("half"):
+                left, right = b.map("floordiv", s, m), b.map("floordiv", i, m)
+            with b.named("partner"):
+                partner = b.where(b.map("eq", b.map("mod", left, 2), 0), b.add(left, 1), -1)
+            both = b.contract(row, b.rename(column, STEP, SOURCE), (KEY,))
+            terms.append(b.where(b.map("eq", right, partner), both, 0.0))
         m *= 2
-    return b.add(*terms) if terms else b.full(0.0, {STEP: spans.length, SOURCE: spans.length})
+    with b.named("scores: scores within the chunk, of all levels"):
+        return b.add(*terms) if terms else b.full(0.0, {STEP: spans.length, SOURCE: spans.length})
 
 
 class Spans:
@@ -130,31 +139,43 @@ class Spans:
         """exp of the steps between each step and the middle of its block of 2m: what a row and a column both need."""
         b = self.b
         since, before, until = self._inside(m)
-        spanned = b.where(self._right(m), before if early else since, until)
-        return b.map("exp", b.slice(b.expand(spanned, {STEP: self.size}), STEP, 0, self.length))
+        with b.named("span"):
+            spanned = b.where(self._right(m), before if early else since, until)
+        return self.decay(b.slice(b.expand(spanned, {STEP: self.size}), STEP, 0, self.length))
+
+    def decay(self, log: Value) -> Value:
+        with self.b.named("decay"):
+            return self.b.map("exp", log)
 
     def since(self, *, early: bool) -> Value:
         """The steps of the whole from the start to each step (before it with `early`)."""
         x = self.b.delay(self.step, STEP, 1) if early else self.step
-        return self.b.cumulate("sum", x, STEP)
+        with self.b.named("since"):
+            return self.b.cumulate("sum", x, STEP)
 
     def until(self) -> Value:
         """The steps of the whole after each step."""
-        return self.b.cumulate("sum", self.b.delay(self.step, STEP, -1), STEP, reverse=True)
+        with self.b.named("until"):
+            return self.b.cumulate("sum", self.b.delay(self.step, STEP, -1), STEP, reverse=True)
 
     def _right(self, m: int) -> Value:
         b = self.b
-        return b.map("eq", b.map("mod", b.map("floordiv", self.place, m), 2), 1)
+        with b.named("right"):
+            return b.map("eq", b.map("mod", b.map("floordiv", self.place, m), 2), 1)
 
     def _inside(self, m: int) -> tuple[Value, Value, Value]:
         """The steps of each step's block of m up to it, before it, and after it."""
         if m not in self._of:
             b, half = self.b, m // 2
             since, before, until = self._inside(half)
-            right = self._right(half)
-            other = self._swapped(b.add(since, until), half)
-            left_total, right_total = b.where(right, other, 0.0), b.where(right, 0.0, other)
-            self._of[m] = (b.add(since, left_total), b.add(before, left_total), b.add(until, right_total))
+            with b.named(f"other: logarithms up to each step and after it inside blocks of {m}, from those of {half}"):
+                right = self._right(half)
+                other = self._swapped(b.add(since, until), half)
+                left_total, right_total = b.where(right, other, 0.0), b.where(right, 0.0, other)
+                with b.named("since"):
+                    made = b.add(since, left_total), b.add(before, left_total)
+                with b.named("until"):
+                    self._of[m] = (*made, b.add(until, right_total))
         return self._of[m]
 
     def _swapped(self, x: Value, m: int) -> Value:

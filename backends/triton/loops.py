@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from backends.triton import tile as t
-from backends.triton.evaluate import Buffer, Cut, Evaluator, Where
+from backends.triton.evaluate import Buffer, Cut, Evaluator, Where, meaning, stripped
 from backends.triton.kernel import Grid, Kernel, Setting, assembled
 from backends.triton.products import whole
 from backends.triton.roots import Demands, demands, places
@@ -65,11 +65,12 @@ def affine(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: Se
         e.w.assign(h, whole(e, x, dims).text, dims)
         e.store(root, Tile(h, dims, "real", e.w.depth), here)
 
-    step(t.constant(count - 1 if op.reverse else 0), None)
-    if count > 1:
-        head, place = _step(e, op.axis, count, op.reverse, first=1)
-        with looping(e, head, count, first=1):
-            step(place(), Tile(h, dims, "real", e.w.depth))
+    with e.w.about("state", meaning(v)[1]):
+        step(t.constant(count - 1 if op.reverse else 0), None)
+        if count > 1:
+            head, place = _step(e, op.axis, count, op.reverse, first=1)
+            with looping(e, head, count, first=1):
+                step(place(), Tile(h, dims, "real", e.w.depth))
     return assembled(name, e, grid, [root], title)
 
 
@@ -165,12 +166,15 @@ def scan(
     for x in (*body.inputs[: op.carries], *body.outputs):
         where |= places(x, wanted, grid, setting.tile, known=where)
     dims: list[tuple[Dim, ...]] = []
+    nouns = [_noun(y) for y in body.outputs[: op.carries]]
     for i, x in enumerate(body.inputs[: op.carries]):
         dims.append(tuple(sorted({d for a in x.axes for d in where[a].dims})))
-        start = whole(e, e.at(v.args[i], where), dims[i])
+        with e.w.about(f"first_{nouns[i][0]}"):
+            start = whole(e, e.at(v.args[i], where), dims[i])
         if x.kind != v.args[i].kind:
             raise Cut(v.args[i], "changes its kind in a loop")
-        e.w.assign(f"S{i}", start.text, dims[i])
+        with e.w.about(nouns[i][0]):
+            e.w.assign(f"S{i}", start.text, dims[i])
     head, place = _step(e, op.axis, op.length, op.reverse)
     with looping(e, head, op.length):
         here = place()
@@ -184,14 +188,22 @@ def scan(
             if i >= op.carries:
                 e.store(b, made[i], {**where, op.axis: here})
         for i in range(op.carries):
-            new = whole(e, e.typed(made[i], made[i]), dims[i])
-            made[i] = e.w.let(f"S{i}_new", new.text, dims[i], depth=e.w.depth, kind=new.kind)
+            with e.w.about(f"new_{nouns[i][0]}", nouns[i][1]):
+                new = whole(e, e.typed(made[i], made[i]), dims[i])
+                made[i] = e.w.let(f"S{i}_new", new.text, dims[i], depth=e.w.depth, kind=new.kind)
         for i in range(op.carries):
-            e.w.assign(f"S{i}", made[i].text, dims[i])
+            with e.w.about(*nouns[i]):
+                e.w.assign(f"S{i}", made[i].text, dims[i])
     for i, b in roots.items():
         if i < op.carries:
             e.store(b, Tile(f"S{i}", dims[i], body.outputs[i].kind), where)
     return assembled(name, e, grid, list(roots.values()), title)
+
+
+def _noun(y: Value) -> tuple[str, str]:
+    """What a loop carries, as it is called where it is made anew; else a state."""
+    y = stripped(y)
+    return meaning(y) if y.label else ("state", "")
 
 
 def _within(op: p.Scan, v: Value, buffers: Mapping[Value, Buffer]) -> Demands:

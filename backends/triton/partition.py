@@ -9,7 +9,7 @@ suffice, and others are launched side by side.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
@@ -18,12 +18,13 @@ from typing import TypeAlias
 from backends.triton import loops, roots
 from backends.triton.beside import beside
 from backends.triton.chains import APART, bare, overlong, repeated
-from backends.triton.evaluate import Buffer, Cut, computed
+from backends.triton.evaluate import Buffer, Cut, computed, hint, meaning, stripped
 from backends.triton.fission import fissioned
 from backends.triton.inverses import inverted
-from backends.triton.kernel import LAST, LIMITS, Kernel, Setting, fitting, shapes
+from backends.triton.kernel import LIMITS, Kernel, Setting, fitting, shapes
 from backends.triton.roots import demands
 from backends.triton.sums import WHOLE
+from backends.triton.tile import word
 from lowering import program as p
 from lowering.program import Program, Value
 from mixer_ir.errors import BackendError
@@ -75,13 +76,20 @@ class Plan:
         return found
 
 
-def plan(program: Program, setting: Setting, prefix: str = "", limits: Mapping[Value, int] | None = None) -> Plan:
+def plan(
+    program: Program,
+    setting: Setting,
+    prefix: str = "",
+    limits: Mapping[Value, int] | None = None,
+    alone: Set[Value] = frozenset(),
+) -> Plan:
     """The steps of a program of real numbers (backends/triton/real.py).
 
     limits   registers of a thread for kernels that store some values of the plan's own program, as an earlier plan of
              the same program object named them
+    alone    such values whose kernels are not put side by side with others
     """
-    return _Partition(_prepared(program), setting, prefix, limits or {}).plan()
+    return _Partition(_prepared(program), setting, prefix, limits or {}, alone).plan()
 
 
 @lru_cache(maxsize=16)
@@ -115,6 +123,7 @@ class _Partition:
     setting: Setting
     prefix: str
     limits: Mapping[Value, int]
+    alone: Set[Value]
     buffers: dict[Value, Buffer] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     made: dict[Value, Step] = field(default_factory=dict)
@@ -188,7 +197,7 @@ class _Partition:
         op = v.op
         buffer = self.buffers[v]
         name = f"{self.prefix}{buffer.name}_kernel"
-        title = f"{buffer.name} ({' '.join(v.axes)}), by {type(op).__name__}."
+        title = f"{buffer.name}: {_about(v)}."
         rest = self.rest(v)
         if isinstance(op, p.Transform) or (isinstance(op, p.Solve) and v.size(op.row) > WHOLE):
             self.ask(v.args)
@@ -295,7 +304,7 @@ class _Partition:
     def ask(self, values: Sequence[Value]) -> None:
         """These lie in memory in the order of their axes."""
         for x in values:
-            if self.buffer(x, _hint(x)).layout is not None:
+            if self.buffer(x, hint(x)).layout is not None:
                 self.buffers[x] = replace(self.buffers[x], layout=None)
                 self.made = {v: s for v, s in self.made.items() if not isinstance(s, Launch)}
 
@@ -303,7 +312,7 @@ class _Partition:
         """v lies in memory with what kernels have as tiles next to each other."""
         if v in self.buffers:
             return
-        made = self.buffer(v, _hint(v))
+        made = self.buffer(v, hint(v))
         tiles = () if isinstance(v.op, APART) else demands([v], self.rest(v)).tiles  # a library may compute these
         layout = tuple(sorted(v.axes, key=lambda a: a in tiles))
         if layout != v.axes:
@@ -317,7 +326,7 @@ class _Partition:
                 kept = self.factor(x) if count == 2 else x  # what a step does not wait for is computed for all at once
                 self.between_kernels(kept)
         picked = {v.op.index: b for v, b in self.buffers.items() if isinstance(v.op, p.Pick) and v.args[0] is scan}
-        title = f"{', '.join(b.name for b in picked.values())}: a loop over {scan.op.axis}."
+        title = f"{', '.join(b.name for b in picked.values())}: a loop over {word(scan.op.axis)} that carries a state."
         try:
             return self.launch(
                 lambda s: loops.scan(name, scan, picked, self.buffers, s, title), *(b.value for b in picked.values())
@@ -326,7 +335,7 @@ class _Partition:
             if cut.value in self.program.order and cut.value not in self.buffers:
                 raise
         self.ask(scan.args)
-        body = plan(scan.op.body, self.setting, f"{name}_", self.limits)
+        body = plan(scan.op.body, self.setting, f"{name}_", self.limits, self.alone)
         return Repeat(scan, body, tuple(picked.values()))
 
     # ------------------------------------------------------------------ all steps
@@ -356,7 +365,7 @@ class _Partition:
             for b in writes(s):
                 level[b.value] = depth
             groups.setdefault(depth, []).append(s)
-        return [s for depth in sorted(groups) for s in side_by_side(self.together(groups[depth]))]
+        return [s for depth in sorted(groups) for s in side_by_side(self.together(groups[depth]), self.alone)]
 
     def together(self, group: list[Step]) -> list[Step]:
         """Kernels that store results of one grid are one, as long as its tiles fit into registers."""
@@ -377,7 +386,7 @@ class _Partition:
         if not isinstance(first, Launch) or any(_loops(b.value) for b in first.kernel.writes):
             return None
         stored = [*first.kernel.writes, *second.kernel.writes]
-        title = f"{', '.join(b.name for b in stored)} together."
+        title = "\n".join(f"{b.name}: {_about(b.value)}." for b in stored)
         name = first.kernel.name
         options = list(dict.fromkeys((first.kernel.setting, second.kernel.setting)))
         try:
@@ -391,9 +400,12 @@ def _multiplies(v: Value, known: Mapping[Value, Buffer]) -> bool:
     return any(isinstance(x.op, p.Contract) for x in computed(v, known))
 
 
-def side_by_side(group: list[Step]) -> list[Step]:
-    """Kernels that do not wait for each other in one launch, where none is light beside the others, or spilled so."""
-    launches = [s for s in group if isinstance(s, Launch) and s.kernel.setting.limit > LAST]
+def side_by_side(group: list[Step], alone: Set[Value] = frozenset()) -> list[Step]:
+    """Kernels that do not wait for each other in one launch, where none is light beside the others.
+
+    alone   what is stored by kernels of their own
+    """
+    launches = [s for s in group if isinstance(s, Launch) and alone.isdisjoint(b.value for b in s.kernel.writes)]
     most = max((s.kernel.programs * s.kernel.held for s in launches), default=0)
     large = max((s.kernel.held for s in launches), default=0)
     joined = [s for s in launches if 8 * s.kernel.held >= large or 16 * s.kernel.programs * s.kernel.held <= most]
@@ -418,7 +430,7 @@ def _loops(v: Value) -> bool:
     return isinstance(v.op, p.AffineScan | p.Pick) or (isinstance(v.op, p.Cumulate) and v.size(v.op.axis) > WHOLE)
 
 
-def _hint(v: Value) -> str:
-    return {p.Pick: "state", p.AffineScan: "states", p.Contract: "dot", p.Solve: "w"}.get(
-        type(v.op), type(v.op).__name__.lower()
-    )
+def _about(v: Value) -> str:
+    """What a kernel of v computes, in words: the step of the derivation, or at least the operation."""
+    made = stripped(v)
+    return meaning(made)[1] or f"a {type(made.op).__name__}"

@@ -56,13 +56,15 @@ def _run(b: Builder, program: Program, done: dict[Value, Number]) -> list[Number
         if isinstance(op, p.Pick):
             done[v] = parts[v.args[0]][op.index]
         elif isinstance(op, p.Scan):
-            parts[v] = _scan(b, op, [done[a] for a in v.args])
+            with b.named(v.label):
+                parts[v] = _scan(b, op, [done[a] for a in v.args])
         elif isinstance(op, p.Region):
             args = [_as(b, done[a], x) for a, x in zip(v.args, op.body.inputs, strict=True)]
             parts[v] = _run(b, op.body, dict(zip(op.body.inputs, args, strict=True)))
         else:
             args = [_cast(b, done[a], kind) for a, kind in zip(v.args, argument_kinds(v), strict=True)]
-            done[v] = _operation(b, v, args)
+            with b.named(v.label):
+                done[v] = _operation(b, v, args)
     return [done[v] for v in program.outputs]
 
 

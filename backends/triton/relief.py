@@ -59,7 +59,8 @@ def _step(block: list[Line | Loop], i: int, stored: set[str], least: int) -> boo
     x = block[d]
     assert isinstance(x, Line)
     if any(x.name in reads[j] for j in range(d + 1, i)):
-        again = replace(x, name=f"{x.name}_again", text=_again(x.text))
+        noun = f"{x.noun.removesuffix('_again')}_again" if x.noun else ""
+        again = replace(x, name=f"{x.name}_again", text=_again(x.text), noun=noun)
         for y in block[first:]:
             _rename(y, x.name, again.name)
         block.insert(first, again)

@@ -19,6 +19,7 @@ class Line:
     """`name = text`, of a tile or a statement; one that is `light` may be written where it is read instead.
 
     size   registers that the tile takes in all threads together     mask   of truth values, cheap to compute again
+    noun   what the name is to be in the end     step   of the derivation that it belongs to
     """
 
     name: str
@@ -27,6 +28,8 @@ class Line:
     light: bool = False
     size: int = 0
     mask: bool = False
+    noun: str = ""
+    step: str = ""
 
 
 @dataclass
@@ -75,7 +78,7 @@ def _scheduled(lines: list[Line | Loop], changed: set[str]) -> None:
         if name not in need:
             line = lines[pure[name]]
             assert isinstance(line, Line)
-            inner = sorted((n for n in reads[pure[name]] if n in pure), key=weight, reverse=True)
+            inner = sorted((n for n in reads[pure[name]] if n in pure), key=lambda n: (-weight(n), pure[n]))
             held = most = 0
             for n in inner:
                 most = max(most, held + weight(n))

@@ -3,8 +3,9 @@
 The estimate of `schedule.pressure` knows tiles; addresses, layouts and the compiler's own order are not in it. So the
 kernels of a plan are compiled as they would be launched, in processes of their own. What those kernels store that
 spill, or that take more shared memory than a program has, is planned again with a lower limit of registers, and so it
-goes on; of all plans that were tried the one with the least spilled is taken. Nothing is run, nothing hangs on
-times, and the plan is kept on disk, so that this is done once.
+goes on; where that changes nothing, the largest of kernels that stand side by side is launched by itself. Of all plans
+that were tried the one with the least spilled is taken. Nothing is run, nothing hangs on times, and the plan is kept on
+disk, so that this is done once.
 """
 
 from __future__ import annotations
@@ -56,20 +57,26 @@ def settled(program: Program, setting: Setting, target: str, types: Types, *, li
     limit   seconds that one kernel may be compiled for
     """
     limits: dict[Value, int] = {}
+    alone: set[Value] = set()
+    seen: set[str] = set()
     best: tuple[int, Plan] | None = None
     for turn in range(TRIES):
         fresh = int(setting.limit * (1.0, LESS, LESS, LEAST)[min(turn, 3)])
-        made = plan(program, replace(setting, limit=fresh), limits=limits)
+        made = plan(program, replace(setting, limit=fresh), limits=limits, alone=alone)
         bad = _spilling(made, target, types(made), limit)
         total = sum(bad.values())
         if best is None or total < best[0]:
             best = total, made
-        before = dict(limits)
+        before = dict(limits), set(alone)
         for kernel in made.kernels():
+            if kernel in bad and kernel.parts and kernel.text in seen:
+                alone |= {b.value for b in max(kernel.parts, key=lambda k: k.held).writes}
+                continue
             for b in kernel.writes:
                 have = limits.get(b.value, fresh)
                 limits[b.value] = _lower(have, kernel, bad[kernel]) if kernel in bad else have
-        if not bad or all(limits[b.value] == before.get(b.value) for k in bad for b in k.writes):
+        seen |= {k.text for k in bad}
+        if not bad or (limits, alone) == before:
             break
     assert best is not None
     return best[1]

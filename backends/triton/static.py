@@ -123,7 +123,15 @@ class Kernels:
     @property
     def source(self) -> str:
         """All kernels' text."""
-        return "\n\n".join(c.kernel.source for c in (*self.forward, *self.backward))
+        return "\n\n".join(text for _, text in self._shown())
+
+    def _shown(self) -> Iterator[tuple[Compiled, str]]:
+        """Each kernel with its text, headed by the equation, the form and the pass."""
+        lines = self.title.splitlines()
+        about = [*lines[:1], *(x for x in lines[1:] if x and not x.startswith(" " * 4)), ""]
+        for name, made in (("forward", self.forward), ("backward", self.backward)):
+            for c in made:
+                yield c, c.kernel.shown("\n".join([*about[:-2], f"{about[-2]}; {name} pass"]))
 
     @property
     def table(self) -> str:
@@ -154,7 +162,7 @@ class Kernels:
 
     def __str__(self) -> str:
         head = "\n".join(f"# {line}".rstrip() for line in self.title.splitlines())
-        text = "\n\n".join(c.comment + c.kernel.source for c in (*self.forward, *self.backward))
+        text = "\n\n".join(c.comment + source for c, source in self._shown())
         table = "\n".join(f"# {line}" for line in self.table.splitlines())
         return f"{head}\n#\n{table}\n\n{text}"
 

@@ -42,7 +42,8 @@ def looping(e: Evaluator, variable: str, count: int, first: int = 0) -> Iterator
     """A loop whose variable is a 64-bit number."""
     e.memo.append({})
     with e.w.loop(f"for n_{variable} in range({f'{first}, ' if first else ''}{count})"):
-        e.w.do(f"{variable} = tl.full([], n_{variable}, tl.int64)")
+        with e.w.about(""):
+            e.w.do(f"{variable} = tl.full([], n_{variable}, tl.int64)")
         yield
     e.memo.pop()
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from backends.disk import Store
 from backends.triton.kernel import Kernel, Setting, candidates
 from backends.triton.plans import key_of
+from backends.triton.text import plain
 from mixer_ir.errors import BackendError
 
 STORE = Store("tuned")
@@ -122,8 +123,7 @@ def name_of(kernels: Sequence[Kernel], dtypes: Sequence[torch.dtype], target: st
 def structure(source: str) -> str:
     """A kernel's text with its numbers taken out, but for the sizes of tiles."""
     tiles = re.findall(r"tl\.arange\(0, (\d+)\)", source)
-    body = source.partition('"""')[0] + source.rpartition('"""')[2]
-    return f"{re.sub(r'[0-9]+', '#', body)} {tiles}"
+    return f"{re.sub(r'[0-9]+', '#', plain(source))} {tiles}"
 
 
 def measured(run: Callable[[], Any]) -> float:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from math import prod
 
 from backends.triton.relief import relieved
 from backends.triton.schedule import Line, Loop, names_in, pressure, reordered, scheduled
+from backends.triton.text import christen, steps, written
 from backends.triton.tile import Dim, Tile, joint
 from mixer_ir.nodes.functions import Kind
 
 WIDE = 112
+PREFIX = {"real": "b", "int": "n", "bool": "m"}
+"""of the names of blocks in registers, by kind: numbers, whole numbers, masks"""
 
 
 class Writer:
@@ -29,6 +32,17 @@ class Writer:
         self.helpers: dict[str, str] = {}
         self.used: dict[str, int] = {}
         self.turned: dict[str, tuple[str, str]] = {}
+        self.noun = self.step = ""
+
+    @contextmanager
+    def about(self, noun: str, step: str = "") -> Iterator[None]:
+        """Lines written meanwhile hold what `noun` says, as part of a step of the derivation."""
+        before = self.noun, self.step
+        self.noun, self.step = noun, step
+        try:
+            yield
+        finally:
+            self.noun, self.step = before
 
     @property
     def depth(self) -> int:
@@ -55,7 +69,9 @@ class Writer:
     ) -> Tile:
         """A new name for `text`."""
         name = self.name(hint)
-        self.stack[depth].append(Line(name, text, _shape(dims), light, self._size(dims), kind == "bool"))
+        noun = f"{PREFIX[kind]}_{word}" if (word := re.sub(r"\W+", "_", self.noun)) else ""
+        line = Line(name, text, _shape(dims), light, self._size(dims), kind == "bool", noun, self.step)
+        self.stack[depth].append(line)
         return Tile(name, dims, kind, depth, clean=clean)
 
     def added(self, x: Tile, y: Tile) -> Tile | None:
@@ -85,11 +101,13 @@ class Writer:
 
     def do(self, text: str) -> None:
         """A statement inside the innermost loop."""
-        self.stack[-1].append(Line("", text))
+        self.stack[-1].append(Line("", text, step=self.step))
 
     def assign(self, name: str, text: str, dims: tuple[Dim, ...], *, outside: bool = False) -> None:
         """A statement that gives a name another tile, inside the innermost loop or just before it."""
-        self.stack[-2 if outside else -1].append(Line("", f"{name} = {text}", size=self._size(dims)))
+        noun = f"{'acc' if name.startswith('acc') else 'b'}_{self.noun}" if self.noun else ""
+        line = Line("", f"{name} = {text}", size=self._size(dims), noun=noun, step=self.step)
+        self.stack[-2 if outside else -1].append(line)
 
     @contextmanager
     def loop(self, head: str) -> Iterator[None]:
@@ -99,8 +117,11 @@ class Writer:
         self.stack.pop()
         self.stack[-1].append(Loop(head, lines))
 
-    def body(self, enough: int = 0) -> tuple[str, int]:
-        """All lines, indented by four, and the most registers that they hold at once: `enough` need no better order."""
+    def body(self, enough: int = 0, stored: Collection[str] = ()) -> tuple[str, list[str], int]:
+        """All lines, indented by four, the steps that they take, and the most registers that they hold at once.
+
+        enough   registers that need no better order     stored   arrays after which what they store is named
+        """
         lines = self.stack[0]
         _fold(lines)
         scheduled(lines)
@@ -113,7 +134,8 @@ class Writer:
         if enough < held <= 4 * enough:
             lines = relieved(lines, enough)
             held = pressure(lines)
-        return "\n".join(_written(lines, 1)), held
+        christen(lines, stored)
+        return "\n".join(written(lines)), steps(lines), held
 
 
 def _shape(dims: Sequence[Dim]) -> str:
@@ -179,14 +201,3 @@ def _drop(lines: list[Line | Loop], gone: set[int]) -> None:
     for x in lines:
         if isinstance(x, Loop):
             _drop(x.lines, gone)
-
-
-def _written(lines: list[Line | Loop], level: int) -> Iterator[str]:
-    space = "    " * level
-    for x in lines:
-        if isinstance(x, Loop):
-            yield f"{space}{x.head}:"
-            yield from _written(x.lines, level + 1) if x.lines else iter([f"{space}    pass"])
-        else:
-            text = f"{x.name} = {x.text}" if x.name else x.text
-            yield f"{space}{text}" + (f"  # {x.note}" if x.note else "")

@@ -59,6 +59,12 @@ def told(run: Run) -> list[str]:
     return [str(made) for made in way.made] if isinstance(way, Rise) else []
 
 
+def settled(run: Run) -> bool:
+    """Whether it is decided on which backend a program and its adjoints go on."""
+    way = run.way if isinstance(run, autograd.Differentiable) else None
+    return not isinstance(way, Rise) or all(made.stage in ("compiled", "stays") for made in way.made)
+
+
 def profiles_of(backend: str, device: str) -> tuple[Profile, ...]:
     """By which rates forms are chosen: those of what runs; for "auto" on processors, also of what it may rise to."""
     if device != "cpu":

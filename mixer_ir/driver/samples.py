@@ -111,6 +111,13 @@ def draw(
     return made
 
 
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in `dtype` if it is real, in the complex dtype that goes with it if complex."""
+    if x.is_complex():
+        return x.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
+    return x.to(dtype) if x.is_floating_point() else x
+
+
 def discrete(mixer: Mixer, sizes: Mapping[str, int], seed: int = 0) -> dict[str, Tensor]:
     """Tensors for those signals alone that are whole numbers or truth values."""
     drawn = {n: _draw(law, n, mixer.signals[n], sizes, seed) for n, law in _fixed(mixer.body, sizes)}

@@ -14,16 +14,19 @@ from fractions import Fraction
 from typing import Any
 
 from mixer_ir.trust import field
+from mixer_ir.trust.comparisons import Comparisons
 from mixer_ir.trust.exponents import Exponents, TooLong
 from mixer_ir.trust.field import Element
 from mixer_ir.trust.formulas import Formula
 from mixer_ir.trust.polynomials import LONG, SIMPLE, Terms, add, decimal, scaled
+from mixer_ir.trust.positive import apart
 
 
-class Algebra:
+class Algebra(Comparisons):
     """Formulas over one choice of random numbers. Functions have SymPy's names, so that either can be computed with."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.exponents = Exponents()
         self.known: dict[Element, Terms] = {}
         self.small: dict[int, Formula] = {}
@@ -79,9 +82,6 @@ class Algebra:
             return self._infinite(x, y)
         if x.number == 0 or y.number == 0:
             return y if x.number == 0 else x
-        for a, b in ((x, y), (y, x)):
-            if a.split:
-                return self._where(a.args[0], self.add(a.args[1], b), self.add(a.args[2], b))
         return Formula(self, "add", (x, y), field.add(_v(x), _v(y)))
 
     def _infinite(self, x: Formula, y: Formula) -> Formula:
@@ -99,9 +99,6 @@ class Algebra:
             return self.nan
         if x.number == 1 or y.number == 1:
             return y if x.number == 1 else x
-        for a, b in ((x, y), (y, x)):
-            if a.split and b.is_number:
-                return self._where(a.args[0], self.mul(a.args[1], b), self.mul(a.args[2], b))
         return Formula(self, "mul", (x, y), field.mul(_v(x), _v(y)))
 
     def div(self, x: Formula, y: Formula) -> Formula:
@@ -137,8 +134,6 @@ class Algebra:
         x = self.read(given)
         if not x.finite:
             return {math.inf: self.oo, -math.inf: self.read(0)}.get(x.number, self.nan)
-        if x.split:
-            return self._where(x.args[0], self.exp(x.args[1]), self.exp(x.args[2]))
         return self._of_terms("exp", (x,), self.exponents.exp(self.terms(x)))
 
     def log(self, given: Any) -> Formula:
@@ -156,7 +151,7 @@ class Algebra:
             p, q = math.isqrt(n.numerator), math.isqrt(n.denominator)
             if p * p == n.numerator and q * q == n.denominator:
                 return self.read(Fraction(p, q))
-        out, rest = self._apart(x, 2)
+        out, rest = apart(x, 2)
         value = field.root(rest)
         if value is None:
             value = self.exponents.real(("sqrt", rest))
@@ -169,7 +164,7 @@ class Algebra:
         if x.positive:
             return x
         if isinstance(x.value, int):
-            out, rest = self._apart(x, 1)
+            out, rest = apart(x, 1)
             negative = isinstance(rest, int) and rest != 0 and not field.positive(rest)
             return Formula(self, "abs", (x,), field.mul(out, field.mul(rest, field.P - 1 if negative else 1)))
         return self.sqrt(self.mul(x, self.conjugate(x)))
@@ -202,45 +197,7 @@ class Algebra:
     def sin(self, x: Any) -> Formula:
         return self.im(self.exp(self.mul(self.I, self.read(x))))
 
-    # ------------------------------------------------------------------ factors
-
-    def _apart(self, x: Formula, n: int) -> tuple[Element, Element]:
-        """(p, q) with x = pⁿ q, and p a product of formulas that are seen to be above 0 though their values are not."""
-        p: Element = 1
-        q = _v(x)
-        for z, times in self.factors(x).items():
-            p = field.mul(p, field.power(z, times // n))
-            q = field.mul(q, field.power(z, -(times // n) * n))
-        return p, q
-
-    def factors(self, x: Formula) -> dict[int, int]:
-        """The powers in which such formulas, by value, stand in x as factors; those of all terms in a sum."""
-        if x.factors is None:
-            x.factors = self._factors(x)
-        return x.factors
-
-    def _factors(self, x: Formula) -> dict[int, int]:
-        match x.op:
-            case "mul" | "div":
-                made, sign = dict(self.factors(x.args[0])), 1 if x.op == "mul" else -1
-                for z, n in self.factors(x.args[1]).items():
-                    made[z] = made.get(z, 0) + sign * n
-                return made
-            case "pow":
-                return {z: n * int(x.args[1].number) for z, n in self.factors(x.args[0]).items()}
-            case "conjugate" | "re" | "im":
-                return self.factors(x.args[0])
-        if x.positive and isinstance(x.value, int):
-            if field.positive(x.value):
-                return {}
-            other = pow(x.value, -1, field.P)
-            return {x.value: 1} if x.value < other else {other: -1}
-        if x.op == "add":
-            left, right = map(self.factors, x.args)
-            return {z: n for z, n in left.items() if right.get(z) == n}
-        return {}
-
-    # ------------------------------------------------------------------ choices
+    # ------------------------------------------------------------------ the largest
 
     def Max(self, *xs: Any) -> Formula:
         """In no order, each once; numbers are compared."""
@@ -259,62 +216,6 @@ class Algebra:
 
     def Min(self, *xs: Any) -> Formula:
         return -self.Max(*(-self.read(x) for x in xs))
-
-    def Piecewise(self, first: tuple[Any, Any], last: tuple[Any, Any]) -> Formula:
-        """yes where a condition holds, else no."""
-        return self._where(first[1], self.read(first[0]), self.read(last[0]))
-
-    def _where(self, condition: Any, yes: Formula, no: Formula) -> Formula:
-        """no + [condition] (yes − no), unless one of them is infinite."""
-        if isinstance(condition, bool | int):
-            return yes if condition else no
-        if yes.op == "where" and yes.args[0] == condition:  # a condition decides once
-            yes = yes.args[1]
-        if no.op == "where" and no.args[0] == condition:
-            no = no.args[2]
-        if yes.key == no.key:
-            return yes
-        value: Element
-        if yes.finite and no.finite and not yes.split and not no.split:
-            apart = field.add(_v(yes), field.mul(field.P - 1, _v(no)))
-            value = field.add(_v(no), field.mul(_v(condition), apart))
-        else:
-            value = self.exponents.real(("where", condition.key, yes.key, no.key))
-        return Formula(self, "where", (condition, yes, no), value)
-
-    def Lt(self, x: Any, y: Any) -> Any:
-        x, y = self.read(x), self.read(y)
-        if x.is_number and y.is_number:
-            return bool(x.number < y.number)
-        if (x.number == 0 and y.positive) or (y.number == 0 and x.positive):
-            return y.positive
-        return self._function("<", (x, y), (y - x).key)
-
-    def Le(self, x: Any, y: Any) -> Any:
-        return self.Not(self.Lt(y, x))
-
-    def Eq(self, x: Any, y: Any) -> Any:
-        x, y = self.read(x), self.read(y)
-        if (x.is_number and y.is_number) or x == y:
-            return x == y
-        if (x.number == 0 and y.positive) or (y.number == 0 and x.positive):
-            return False
-        return self._function("=", (x, y), frozenset({x.key, y.key}))
-
-    def Ne(self, x: Any, y: Any) -> Any:
-        return self.Not(self.Eq(x, y))
-
-    def Not(self, x: Any) -> Any:
-        return not x if isinstance(x, bool | int) else self.read(1) - x
-
-    def And(self, x: Any, y: Any) -> Any:
-        for a, b in ((x, y), (y, x)):
-            if isinstance(a, bool | int):
-                return b if a else False
-        return x if x == y else self.mul(x, y)
-
-    def Or(self, x: Any, y: Any) -> Any:
-        return self.Not(self.And(self.Not(x), self.Not(y)))
 
     # ------------------------------------------------------------------ functions without laws
 
@@ -370,8 +271,6 @@ class Algebra:
         ring = self.exponents
         if x.is_number:
             return {0: x.number} if x.number else {}
-        if x.split:
-            return ring.atom(_v(x))
         match x.op, x.args:
             case "i", _:
                 return ring.i
@@ -392,9 +291,6 @@ class Algebra:
             case "im", (a,):
                 apart = add(self.terms(a), scaled(ring.conjugate(self.terms(a)), -1))
                 return ring.mul(scaled(apart, Fraction(-1, 2)), ring.i)
-            case "where", (c, yes, no):
-                apart = add(self.terms(yes), scaled(self.terms(no), -1))
-                return add(self.terms(no), ring.mul(self.terms(c), apart))
         return ring.atom(_v(x))
 
 

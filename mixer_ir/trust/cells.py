@@ -1,6 +1,7 @@
 """Named arrays of formulas: what a definition gives when every signal's entry is a symbol.
 
-Truth values and integers stay concrete, so that masks, resets and picked rows are decided and not formulas.
+Truth values and integers stay concrete, so that masks, resets and picked rows are decided and not formulas. Comparisons
+of formulas are drawn (comparisons.py).
 """
 
 from __future__ import annotations
@@ -152,9 +153,9 @@ MEANING: dict[str, Callable[..., Any]] = {
     "le": _compare(lambda x, y: x <= y, "Le"),
     "eq": _compare(lambda x, y: x == y, "Eq"),
     "ne": _compare(lambda x, y: x != y, "Ne"),
-    "and": lambda s, x, y: s.And(x, y) if not _concrete(x, y) else bool(x) and bool(y),
-    "or": lambda s, x, y: s.Or(x, y) if not _concrete(x, y) else bool(x) or bool(y),
-    "not": lambda s, x: s.Not(x) if not _concrete(x) else not bool(x),
+    "and": lambda s, x, y: s.And(x, y),
+    "or": lambda s, x, y: s.Or(x, y),
+    "not": lambda s, x: s.Not(x),
     "real": lambda s, x: s.re(x),
     "imag": lambda s, x: s.im(x),
     "conj": lambda s, x: s.conjugate(x),

@@ -78,20 +78,25 @@ class Emitted:
 
     mixer: Mixer
     algebra: Algebra = field(default_factory=Algebra)
-    cases: dict[int, list[Case]] = field(default_factory=dict)
+    cases: dict[tuple[int, int], list[Case]] = field(default_factory=dict)
     programs: dict[Any, Made | StreamError] = field(default_factory=dict)
 
-    def checks(self, form: str) -> Iterator[tuple[str, Difference | None]]:
+    def checks(self, form: str) -> dict[str, str | None]:
         """For each length and chunk that is tried: what was compared, and the first difference, or None."""
+        return self.algebra.draws(lambda: self._checks(form))
+
+    def _checks(self, form: str) -> Iterator[tuple[str, str | None]]:
         for length, chunk in LENGTHS.get(form, OTHER):
             label = f"t = {length}" + ("" if chunk is None else f" in chunks of {chunk}")
             for case in self.of_length(length):
-                yield from ((f"{label}{how}", found) for how, found in case.compare(form, chunk))
+                for how, found in case.compare(form, chunk):
+                    yield f"{label}{how}", None if found is None else str(found)
 
     def of_length(self, length: int) -> list[Case]:
-        if length not in self.cases:
-            self.cases[length] = [Case(self, length, known) for known in self.patterns(length)]
-        return self.cases[length]
+        key = (length, self.algebra.draw)
+        if key not in self.cases:
+            self.cases[key] = [Case(self, length, known) for known in self.patterns(length)]
+        return self.cases[key]
 
     def patterns(self, length: int) -> list[dict[str, torch.Tensor]]:
         """Values for signals that cannot be symbols: integers as drawn, truth values in every pattern (or some)."""

@@ -198,14 +198,7 @@ def expected(
     drawn = samples.draw(mixer, samples.sizes_for(mixer, length, sizes), seed, given)
     bound = bind_sizes(mixer.name, mixer.signals, {n: tuple(x.shape) for n, x in drawn.items()})
     check_renames(mixer.name, mixer.body, bound)
-    return Expected(mixer, {n: rounded(x, dtype) for n, x in drawn.items()}, dtype, seed=seed)
-
-
-def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x in `dtype` if it is real, in the complex dtype that goes with it if complex."""
-    if x.is_complex():
-        return x.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
-    return x.to(dtype) if x.is_floating_point() else x
+    return Expected(mixer, {n: samples.rounded(x, dtype) for n, x in drawn.items()}, dtype, seed=seed)
 
 
 def differentiable(x: Tensor) -> bool:

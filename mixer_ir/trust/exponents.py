@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import reduce
 from typing import Any
 
 from mixer_ir.trust import field
@@ -35,6 +36,14 @@ MOST = 4096
 """products of terms that are worked out in an exponent; a longer one is a symbol"""
 
 
+WORK = 400_000
+"""formulas and products of terms that are worked out in one proof: about half a minute"""
+
+
+class TooLarge(Exception):
+    """More than `WORK`: a proof that would not end soon."""
+
+
 class TooLong(ArithmeticError):
     """A product in an exponent of more than `MOST` terms."""
 
@@ -52,6 +61,12 @@ class Exponents:
         self.i = self.generator("i", field.I)
         self.pi = self.generator("pi", self.real("pi"))
         self.units: list[Fraction] = [Fraction(1)]
+        self.spent = 0
+
+    def spend(self, work: int) -> None:
+        self.spent += work
+        if self.spent > WORK:
+            raise TooLarge(f"more than {WORK:,} formulas")
 
     # ------------------------------------------------------------------ generators and values
 
@@ -86,6 +101,7 @@ class Exponents:
         """The value of a polynomial in the field."""
         made: Element = 0
         for key, c in x.items():
+            self.spend(1 + len(self.powers(key)) // 8)
             term: Element = field.number(Fraction(c))
             for g, n in self.powers(key).items():
                 term = field.mul(term, field.power(self.values[g], n))
@@ -97,6 +113,7 @@ class Exponents:
     def mul(self, x: Terms, y: Terms) -> Terms:
         if len(x) * len(y) > MOST:
             raise TooLong
+        self.spend(len(x) * len(y) // 8)
         (x, p), (y, q) = whole(x), whole(y)  # whole numbers are multiplied much faster than fractions
         below, out = p * q, Terms()
         for k, a in x.items():
@@ -193,13 +210,20 @@ class Exponents:
 
     def exp(self, x: Terms) -> Terms:
         """exp Σ c m = Π exp(m)^c; exp(c log p) = p^c for whole c; exp(i x) is a turn."""
-        made: Terms = {0: 1}
+        single, times = 0, Fraction(1)  # all single terms at once: a long exponent has many
+        rest: list[Terms] = []
         for key, c in x.items():
-            made = self.mul(made, self._exp_term(key, Fraction(c)))
-        return made
+            made = self._exp_term(key, Fraction(c))
+            if len(made) == 1:
+                ((k, v),) = made.items()
+                single, times = single + k, times * v
+            else:
+                rest.append(made)
+        return reduce(self.mul, rest, self.settled({single: times}))
 
     def _exp_term(self, key: Key, c: Fraction) -> Terms:
         powers = self.powers(key)
+        self.spend(1 + len(powers))
         i = self.index["i"]
         if key == 0:
             return self._exp_number(c)
@@ -231,6 +255,7 @@ class Exponents:
     def _unit(self, c: Fraction) -> tuple[Fraction, Fraction]:
         """c = unit · times with a small fraction `times`; the unit is 1, or a number met before (as √2 is)."""
         for unit in self.units:
+            self.spend(1)
             times = c / unit if unit == 1 else Fraction(float(c / unit)).limit_denominator(SIMPLE)
             if (
                 times.denominator <= SIMPLE

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixer_ir.trust.field import Element
 from mixer_ir.trust.polynomials import Terms
+from mixer_ir.trust.positive import positive
 
 if TYPE_CHECKING:
     from mixer_ir.trust.algebra import Algebra
@@ -20,28 +21,22 @@ INFIX = {"add": " + ", "mul": "*", "div": "/", "sub": " - "}
 
 
 class Formula:
-    """op(args); `number` if it is one (infinities and NaN too), `value` in the field unless it is not finite.
-
-    split   a choice of which a branch is infinite: sums and exponentials go into the branches
-    """
+    """op(args); `number` if it is one (infinities and NaN too), `value` in the field unless it is not finite."""
 
     __slots__ = ("algebra", "args", "factors", "number", "op", "positive", "terms", "value")
 
     def __init__(
         self, algebra: Algebra, op: str, args: tuple[Any, ...], value: Element | None, number: Any = None
     ) -> None:
+        algebra.exponents.spend(1)
         self.algebra, self.op, self.args, self.value, self.number = algebra, op, args, value, number
         self.terms: Terms | None = None
         self.factors: dict[int, int] | None = None
-        self.positive = number is not None and number > 0 if op == "number" else _positive(op, args, value)
+        self.positive = number is not None and number > 0 if op == "number" else positive(op, args, value)
 
     @property
     def finite(self) -> bool:
         return self.value is not None
-
-    @property
-    def split(self) -> bool:
-        return self.op == "where" and not all(x.finite and not x.split for x in self.args[1:])
 
     @property
     def is_number(self) -> bool:
@@ -108,22 +103,6 @@ class Formula:
 
     def __str__(self) -> str:
         return _text(self, DEEP)
-
-
-def _positive(op: str, args: tuple[Any, ...], value: Element | None) -> bool:
-    """Whether it can be seen that a formula is above 0, whatever its symbols are."""
-    match op:
-        case "exp":
-            return isinstance(value, int)
-        case "add" | "mul" | "div":
-            return bool(args[0].positive and args[1].positive)
-        case "sqrt" | "pow":
-            return bool(args[0].positive)
-        case "where":
-            return bool(args[1].positive and args[2].positive)
-        case "Max":
-            return any(x.positive for x in args)
-    return False
 
 
 def _text(x: Any, deep: int) -> str:

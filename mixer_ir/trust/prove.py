@@ -23,6 +23,7 @@ from mixer_ir.rules.legal import legal
 from mixer_ir.rules.pieces import Piece, pieces
 from mixer_ir.trust.algebra import Algebra
 from mixer_ir.trust.emitted import Emitted
+from mixer_ir.trust.exponents import TooLarge
 from mixer_ir.trust.homomorphism import Shape, claims
 from mixer_ir.trust.monoids import convolution, softmax
 from mixer_ir.trust.traced import fired, traced
@@ -60,6 +61,16 @@ class Proof:
         """The proof in strings: its steps in order."""
         return {"mixer": self.mixer, "ok": self.ok, "steps": [asdict(step) for step in self.steps]}
 
+    @property
+    def _verdict(self) -> str:
+        """The last line: what came out, and for which step it failed, if it did."""
+        if self.ok:
+            return f"{self.mixer} is proved: all {len(self.steps)} steps hold"
+        if not self.steps:
+            return f"{self.mixer} is NOT proved: there is no step to take"
+        first = self.open[0]
+        return f"{self.mixer} is NOT proved: ✗ {first.law}: {first.because}"
+
     def __str__(self) -> str:
         head = "proved" if self.ok else f"not proved: {len(self.open)} of {len(self.steps)} steps do not hold"
         lines = [f"{self.mixer}: {head}"]
@@ -70,13 +81,28 @@ class Proof:
                 lines.append(law)
             lines.append(f"  {'✓' if step.ok else '✗'} {step.statement}")
             lines.append(f"      {step.because}")
+        lines.append(self._verdict)
         return "\n".join(lines)
 
 
 def prove(mixer: Mixer) -> Proof:
     """A proof of the mixer's forms against its declaration; `ok` is False, with the reason, where there is none."""
     checked_mixer(mixer, "prove")
-    return Proof(mixer.name, tuple(_steps(mixer)))
+    steps: list[Step] = []
+    try:
+        steps.extend(_steps(mixer))
+    except (TooLarge, RecursionError) as error:
+        why = str(error) if isinstance(error, TooLarge) else "formulas nested too deeply"
+        steps.append(
+            Step(
+                "the proof ends",
+                f"after {len(steps)} steps there would be {why}, at the smallest sizes",
+                "it does not: the mixer is too large to be proved in one piece; prove the mixers that it is made of, "
+                "and verify the whole by numbers (mx.verify)",
+                False,
+            )
+        )
+    return Proof(mixer.name, tuple(steps))
 
 
 def _steps(mixer: Mixer) -> Iterator[Step]:
@@ -176,21 +202,17 @@ def _programs(mixer: Mixer, algebra: Algebra) -> Iterator[Step]:
     emitted = Emitted(mixer, algebra)
     known = emitted.known
     for form in mixer.forms():
-        tried: list[str] = []
-        wrong = ""
+        tried: dict[str, str | None] = {}
         try:
-            for what, difference in emitted.checks(form):
-                tried.append(what)
-                if difference is not None:
-                    wrong = f"{what}: {difference}"
-                    break
+            tried = emitted.checks(form)
+            wrong = next((f"{what}: {difference}" for what, difference in tried.items() if difference), "")
         except (MixerError, AssertionError, ArithmeticError, TypeError, ValueError, IndexError, KeyError) as error:
             wrong = f"the program cannot be made or read: {type(error).__name__}: {error}"
         yield Step(
             "the emitted programs are the definition",
-            f"form {form}: {', '.join(dict.fromkeys(tried))}{known}",
+            f"form {form}: {', '.join(tried)}{known}{algebra.compared}",
             wrong
-            or "with a symbol for every entry, each result is the formula of the declared loop or sum: both have one "
-            "value where symbols stand for random numbers of a field of 2¹²⁷ (others do with a chance below 10⁻³⁰)",
+            or "with a real symbol for every entry, each result is the formula of the declared loop or sum: both have "
+            "one value where symbols stand for random numbers of a field of 2¹²⁷ (others do with a chance below 10⁻³⁰)",
             not wrong,
         )

@@ -30,6 +30,10 @@ STEPS = 2
 
 def traced(mixer: Mixer, run: Run, normal: Expr, algebra: Algebra) -> Iterator[tuple[str, str | None]]:
     """One step from an arbitrary state: (what is compared, where it differs or None) for each state and the output."""
+    yield from algebra.draws(lambda: _traced(mixer, run, normal, algebra)).items()
+
+
+def _traced(mixer: Mixer, run: Run, normal: Expr, algebra: Algebra) -> Iterator[tuple[str, str | None]]:
     kind, r = cells.over(algebra), run.recurrence
     sizes, signals = _signals(mixer, 1, kind)
     states = {}
@@ -53,6 +57,10 @@ def traced(mixer: Mixer, run: Run, normal: Expr, algebra: Algebra) -> Iterator[t
 
 def fired(mixer: Mixer, algebra: Algebra) -> Iterator[tuple[Fired, str | None]]:
     """Every rule that fired, once, with where its two sides differ on symbols (None: nowhere)."""
+    yield from algebra.draws(lambda: _fired(mixer, algebra)).items()
+
+
+def _fired(mixer: Mixer, algebra: Algebra) -> Iterator[tuple[Fired, str | None]]:
     seen: set[tuple[Node, Node]] = set()
     sizes, signals = _signals(mixer, STEPS, cells.over(algebra))
     for rule in mixer.rules:

@@ -1,4 +1,4 @@
-"""Brings "auto" to where it ends: it rises to compiled C when that has paid, which a benchmark does not wait for."""
+"""Brings "auto" to where it ends: it rises to compiled C when that has paid, which a measurement does not wait for."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from backends import rising
 from backends.native.jobs import BACKGROUND
 
+ROUNDS = 3
+"""on operators, on trial, and once more for programs that are met late"""
+
 
 def settle(run: Callable[[], object]) -> None:
     """Runs it until its programs have been compiled, tried, and taken or not; the decision is auto's own."""
     with impatient():
-        for _ in range(rising.TRIALS):  # the first one of operators is slow
-            run()
-        last = BACKGROUND.ask(lambda: None)
-        while not last.done:
-            time.sleep(0.005)
-        for _ in range(rising.TRIALS):
-            run()
+        for _ in range(ROUNDS):
+            for _ in range(rising.TRIALS):
+                run()
+            while BACKGROUND.busy:
+                time.sleep(0.005)
 
 
 @contextmanager
