@@ -236,7 +236,7 @@ LOOPED = TURNED.replace("    b_z", "    for n in range(3):\n        b_z")
 
 
 def kernel(text: str, warps: int) -> Kernel:
-    return Kernel("some_kernel", text, frozenset(), (), (), (), warps)
+    return Kernel("some_kernel", f"def some_kernel():{text}", frozenset(), (), (), (), warps)
 
 
 @pytest.mark.parametrize(

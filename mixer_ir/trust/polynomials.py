@@ -35,6 +35,8 @@ def whole(x: Terms) -> tuple[Terms, int]:
 def exponents(key: Key) -> dict[int, int]:
     out, half, i = {}, 1 << (BITS - 1), 0
     while key:
+        zeros = ((key & -key).bit_length() - 1) // BITS  # generators that do not occur, which are most of them
+        key, i = key >> (zeros * BITS), i + zeros
         low = key & ((1 << BITS) - 1)
         n = low - (1 << BITS) if low >= half else low
         if n:
