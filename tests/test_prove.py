@@ -317,6 +317,12 @@ def test_roots_of_unity_cancel_in_formulas() -> None:
             assert back[j] == xs[j] and back[j] != xs[j - 1] and back[j] != 2 * xs[j]
 
 
+def test_a_real_power_of_i_is_not_taken_for_positive() -> None:
+    turned = s.exp(i * s.pi)
+    assert turned == -1 and s.Abs(turned * x) == s.Abs(x) and not s.Lt(0, 1 + turned)
+    assert s.sqrt((1 + turned) ** 2 + x) == s.sqrt(x)
+
+
 def test_a_long_formula_keeps_its_short_text() -> None:
     long: Formula = x
     for k in range(200):

@@ -36,7 +36,7 @@ MOST = 4096
 """products of terms that are worked out in an exponent; a longer one is a symbol"""
 
 
-WORK = 1_000_000
+WORK = 800_000
 """formulas and products of terms that are worked out in one proof: about half a minute"""
 
 

@@ -32,7 +32,7 @@ class Formula:
         self.algebra, self.op, self.args, self.value, self.number = algebra, op, args, value, number
         self.terms: Terms | None = None
         self.factors: dict[int, int] | None = None
-        self.positive = number is not None and number > 0 if op == "number" else positive(op, args, value)
+        self.positive = number is not None and number > 0 if op == "number" else positive(op, args)
 
     @property
     def finite(self) -> bool:

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from mixer_ir.trust.formulas import Formula
 
 
-def positive(op: str, args: tuple[Any, ...], value: Element | None) -> bool:
+def positive(op: str, args: tuple[Any, ...]) -> bool:
     """Whether it can be seen that op(args) is above 0."""
     match op:
         case "exp":
-            return isinstance(value, int)
+            return isinstance(args[0].value, int)  # of a real number; exp(iπ) is real too
         case "add" | "mul" | "div":
             return bool(args[0].positive and args[1].positive)
         case "sqrt" | "pow":
