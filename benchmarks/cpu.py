@@ -7,7 +7,7 @@ long     T = 1,048,576
 layers   whole layers, and a language model
 profile  where the time of some of these goes
 
-All parts together write cpu.json, cpu.md and plots to benchmarks/results (or DIR): about twelve minutes on two idle
+All parts together write cpu.json, cpu.md and plots to benchmarks/results (or DIR): about twenty minutes on two idle
 cores. Some parts, or --quick (all parts at small sizes, about two minutes), write only where --out names a folder.
 
 Exit status: 0 done, 1 two contenders compute different things, 2 bad usage.
