@@ -15,7 +15,7 @@ def positive(op: str, args: tuple[Any, ...]) -> bool:
     """Whether it can be seen that op(args) is above 0."""
     match op:
         case "exp":
-            return isinstance(args[0].value, int)  # of a real number; exp(iπ) is real too
+            return bool(field.conjugate(args[0].value) == args[0].value)  # exp(iπ) is real too
         case "add" | "mul" | "div":
             return bool(args[0].positive and args[1].positive)
         case "sqrt" | "pow":
