@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ DRAWS, TOLD = 9, 3
 K = TypeVar("K")
 
 
-class Comparisons:
+class Comparisons(ABC):
     """Conditions on formulas and choices by them, as Python's truth values; with SymPy's names."""
 
     def __init__(self) -> None:
@@ -30,8 +31,9 @@ class Comparisons:
         self._random = random.Random(2)
         self._signs: dict[Element, list[int]] = {}
 
+    @abstractmethod
     def read(self, x: Any) -> Formula:
-        raise NotImplementedError
+        """A number or a formula as a formula."""
 
     def draws(self, once: Callable[[], Iterable[tuple[K, str | None]]]) -> dict[K, str | None]:
         """What is checked `once` a draw, with where it fails or None; a single time if nothing is ever compared."""
