@@ -84,29 +84,27 @@ CPU = Profile(  # two cores with AVX-512, float32
     spelled=frozenset(("decay", "decay back", "decay of numbers")),
 )
 
-NATIVE = (
-    Profile(  # the same two cores running compiled loops: what one loop reads is never stored, a view costs nothing
-        name="cpu, compiled",
-        matmul=((1, 4e10), (4, 1e10), (16, 1e11), (64, 2e11), (256, 2.3e11)),
-        entrywise=6e10,
-        special=8e9,
-        reduce=6e10,
-        cumulate=6e9,
-        affine=3e9,
-        affine_step=5e-9,
-        fft=6e9,
-        solve=1.2e11,
-        solve_each=5e-8,
-        copy=3e11,
-        memory=6e9,
-        operation=1e-8,
-        view=0.0,
-        step=2e-8,
-        complex=5.0,
-        padded=3e9,
-        spelled=frozenset(("decay", "decay back")),
-        held=1 << 14,
-    )
+NATIVE = Profile(
+    name="cpu, compiled",
+    matmul=((1, 4e10), (4, 1e10), (16, 1e11), (64, 2e11), (256, 2.3e11)),
+    entrywise=6e10,
+    special=8e9,
+    reduce=6e10,
+    cumulate=6e9,
+    affine=3e9,
+    affine_step=5e-9,
+    fft=6e9,
+    solve=1.2e11,
+    solve_each=5e-8,
+    copy=3e11,
+    memory=6e9,
+    operation=1e-8,
+    view=0.0,
+    step=2e-8,
+    complex=5.0,
+    padded=3e9,
+    spelled=frozenset(("decay", "decay back")),
+    held=1 << 14,
 )
 
 GPU = Profile(
