@@ -106,6 +106,7 @@ NATIVE = Profile(
     spelled=frozenset(("decay", "decay back")),
     held=1 << 14,
 )
+"""the same two cores running compiled loops: what one loop reads is never stored, a view costs nothing"""
 
 GPU = Profile(
     name="cuda",
