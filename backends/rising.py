@@ -3,7 +3,8 @@
 A program is compiled, in the background, when the time that it could have saved so far comes to what compiling it
 should cost: whoever calls it once never waits for a compiler, and whoever calls it for long loses at most as much again
 as compiling takes. What was compiled before, in this process or another, is taken at the first call. The compiled
-program has to prove itself: it stays if it is faster in its first calls than the operators were in theirs.
+program has to prove itself: it stays if it is faster in its first calls than the operators, which take turns with it
+where that is not clear, as their own first calls were made cold and beside a compiler.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ Stage = Literal["operators", "compiling", "on trial", "compiled", "stays"]
 LEAST = 0.1
 """seconds that a program has run for before it is asked whether compiling it could pay"""
 TRIALS = 5
+CLEAR = 0.5
+"""the share of the operators' time below which the compiled program needs no comparison in turn"""
 PROMISING = 0.9
 """the share of the operators' time below which the compiled program's has to be predicted"""
 FOUND = 0.01
@@ -138,7 +141,7 @@ class Rising:
         self._job: Job[Record] | None = None
         self._age = BACKGROUND.age
         self._record: Record | None = None
-        self._trials = 0
+        self._trials = self._beside = 0
         self._compiled: Run | None = None
         self._library: native.Run | None = None
         self._look()
@@ -159,7 +162,7 @@ class Rising:
             assert self._compiled is not None
             return self._compiled(arrays)
         self._advance()
-        compiled = self._compiled
+        compiled = None if self._in_turn else self._compiled
         run, kind = (self._operators, "operators") if compiled is None else (compiled, "compiled")
         start = time.perf_counter()
         made = run(arrays)
@@ -168,6 +171,13 @@ class Rising:
         ):  # beside a compiler, threads that share a loop wait for one another
             self._count(kind, time.perf_counter() - start)
         return made
+
+    @property
+    def _in_turn(self) -> bool:
+        """Whether operators are to be timed once more, beside the compiled program that is on trial."""
+        if self.stage != "on trial" or self._beside >= self._trials:
+            return False
+        return self.seconds["compiled"] > CLEAR * self.seconds.get("operators", float("inf"))
 
     def _plain(self, arrays: Mapping[str, Tensor]) -> bool:
         """Whether a library may be given these tensors: they have memory, and nobody looks at what is done with them.
@@ -244,6 +254,7 @@ class Rising:
         try:
             run = native.load(record, program, self._types)
         except OSError as error:
+            record.forget()  # it is made anew by the next process
             self._refused(BackendError(f"the library {record.library} cannot be loaded: {error}"))
             return False
 
@@ -267,6 +278,7 @@ class Rising:
         self.seconds[kind] = min(seconds, self.seconds.get(kind, seconds))
         if kind == "operators":
             self.spent += seconds
+            self._beside += self.stage == "on trial"
             return
         self._trials += 1
         if self._trials < TRIALS:

@@ -10,6 +10,7 @@ from benchmarks.cpu_cases import LONG, WIDE
 from benchmarks.cpu_forms import IMPORT, infer_1048576, train_65536
 from benchmarks.cpu_layers import MODEL
 from benchmarks.cpu_mixers import DECODING, FORWARD, GOAL_LENGTH, OURS, TRAINING
+from benchmarks.cpu_profile import COPY, PLAIN
 from benchmarks.limits import Rates, Work
 
 HF = "transformers"
@@ -53,8 +54,8 @@ class Results:
         return native[0]["tokens"] / native[-1]["tokens"] if len(native) > 1 else None
 
     def table(self, name: str) -> list[dict[str, Any]]:
-        """A table; empty where it was not run."""
-        return list(self.data["tables"].get(name, ()))
+        """A table; empty where it was not run, or its contenders differ."""
+        return [row for row in self.data["tables"].get(name, ()) if "differs" not in row]
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,8 @@ def _headed() -> Iterator[Goal]:
 def _limits() -> Iterator[Goal]:
     for name in ("mamba", "rg_lru"):
         yield Goal(f"{name}, forward, T = 2,048: share of the copy bandwidth", 0.7, _share(name, 2048, FORWARD))
+    bare = _in_table("profile", "share of the whole", what=f"{PLAIN}, T = {GOAL_LENGTH}", part=COPY)
+    yield Goal("a scan without functions, forward, T = 2,048: share of the copy bandwidth", 0.7, bare)
     for case in WIDE:
         for work in (FORWARD, TRAINING):
             share = _share(case.name, GOAL_LENGTH, work, case.family)

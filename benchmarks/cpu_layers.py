@@ -21,7 +21,7 @@ from benchmarks.limits import Work, size
 from catalog.linear import Linear
 from catalog.streaming import MixerLayer
 from mixer_ir.driver.settling import settle
-from mixer_ir.driver.timing import race
+from mixer_ir.driver.timing import ResultsDiffer, race
 
 FAMILY = "layers and a model"
 MODEL = "Mamba-130m model"
@@ -158,9 +158,14 @@ def work(module: nn.Module, x: Tensor, passes: int) -> Work:
 
 
 def raced(title: str, what: str, t: int, runs: dict[str, Run], due: Work) -> Iterator[Row]:
-    """The rows of a race."""
+    """The rows of a race; one that says so where two differ."""
     settle(runs["auto"])
-    for name, timing in race(runs, fresh=here()).items():
+    try:
+        times = race(runs, fresh=here())
+    except ResultsDiffer as error:
+        yield row(title, what, t, next(iter(runs)), differs=str(error))
+        return
+    for name, timing in times.items():
         tokens = (1 if what == DECODING else t) / timing.seconds
         found = {"seconds": timing.seconds, "rounds": timing.rounds, "tokens": tokens}
         yield row(title, what, t, name, **found, **asdict(due))

@@ -1,7 +1,7 @@
 """The catalog's mixers beside what a user has today: forward, forward and backward, and one step of decoding.
 
-The contenders of a cell are checked against one another before any of them is timed. A run that would take longer than
-the cap is left out, and its row says so.
+The contenders of a cell are checked against one another before any of them is timed; where they differ none is, and one
+row says so. A run that would take longer than the cap is left out, and its row says so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.cpu_peers import DECODING, FORWARD, PEERS, TRAINING
 from benchmarks.limits import Work, step_work
 from benchmarks.limits import work as work_of
 from mixer_ir.driver.settling import settle
-from mixer_ir.driver.timing import race
+from mixer_ir.driver.timing import ResultsDiffer, race
 
 Row = dict[str, Any]
 Signals = Mapping[str, Tensor]
@@ -169,7 +169,12 @@ class Measured:
             going[c.name] = runs[c.name]
             if c.name == "auto":
                 settle(runs[c.name])
-        for name, timing in race(going, budget=self.settings.budget, fresh=fresh).items():
+        try:
+            times = race(going, budget=self.settings.budget, fresh=fresh)
+        except ResultsDiffer as error:
+            yield self._row(what, t, next(iter(going)), differs=str(error))
+            return
+        for name, timing in times.items():
             self.seen.setdefault((name, what), []).append((t, timing.seconds))
             tokens = 1 if what == DECODING else t
             yield self._row(

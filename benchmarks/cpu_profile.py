@@ -1,7 +1,8 @@
 """Where the time goes: parts of some runs by themselves, beside the whole, on the native backend.
 
 A part is run with the arguments that it has in the whole: the linear maps of a layer or model, its mixers, the matrix
-products of a chunked form (by torch.bmm), a scan without its exponentials.
+products of a chunked form (by torch.bmm), a scan without its exponentials. Beside them what the machine allows: a scan
+without functions beside a copy, memory that is written for the first time beside memory that is there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import mixer_ir as mx
-from backends import missing
+from backends import missing, pages
 from benchmarks.cpu_cases import CASES, WIDE, Case, Noted
 from benchmarks.cpu_layers import Settings, on, transformers_model
 from benchmarks.limits import planned
@@ -34,12 +35,24 @@ def fixed_factors(h: mx.State("n"), x: "b t d", dt: "b t d", A: "d n", B: "b t n
     return h, C @ h + D * x
 
 
+@mx.recurrence
+def plain_scan(h: mx.State(""), x: "b t d", a: "b t d") -> "b t d":
+    """A scan without functions: h_t = a_t h_{t−1} + x_t"""
+    h = a * h + x
+    return h, h
+
+
+PLAIN = "plain scan, forward"
+COPY = "copying as much"
+
+
 def rows(t: int = 2048, depth: int = 24) -> list[Row]:
     """Every whole with its parts; nothing where there is no compiler."""
     if missing("native") is not None:
         return []
     with torch.no_grad():
-        return [*scan(t), *layer(t), *model(depth), *(row for case in WIDE for row in products(case, t))]
+        of_products = [row for case in WIDE for row in products(case, t)]
+        return [*memory(), *plain(t), *scan(t), *layer(t), *model(depth), *of_products]
 
 
 def told(what: str, runs: Runs) -> Iterator[Row]:
@@ -50,19 +63,42 @@ def told(what: str, runs: Runs) -> Iterator[Row]:
         yield {"what": what, "part": part, "ms": seconds * 1e3, "share of the whole": seconds / whole}
 
 
+def memory(entries: int = 1 << 27) -> Iterator[Row]:
+    """Filling half a gigabyte that is there, and as much that the system hands out anew and takes back."""
+    there = torch.zeros(entries)
+    runs: Runs = {
+        "memory that is there": lambda: there.fill_(1),
+        "fresh memory": lambda: torch.empty(entries).fill_(1),
+        "fresh memory in large pages": lambda: pages.empty((entries,), torch.float32).fill_(1),
+    }
+    yield from told(f"filling {entries * 4 >> 20} MiB", runs)
+
+
+def plain(t: int) -> Iterator[Row]:
+    """A scan that only multiplies and adds, and a copy of as many bytes as it reads and writes."""
+    x, a = torch.randn(1, t, 1536), torch.rand(1, t, 1536)
+    f = mx.compile(plain_scan, form="recurrent", backend="native")
+    yield from told(f"{PLAIN}, T = {t}", {"whole": lambda: f(x=x, a=a), COPY: copying(3 * x.numel())})
+
+
+def copying(entries: int) -> Callable[[], object]:
+    """A copy that reads half as many entries and writes the other half."""
+    source, target = torch.zeros(entries // 2), torch.zeros(entries // 2)
+    return lambda: target.copy_(source)
+
+
 def scan(t: int) -> Iterator[Row]:
     """The selective scan, the same with factors that are given, and a copy of the arrays that it reads and writes."""
     (case,) = (c for c in CASES if c.name == "mamba")
     s = case.signals(t)
     whole, part = (mx.compile(m, form="recurrent", backend="native") for m in (case.declared, fixed_factors))
     fixed = {**s, "A": torch.exp(s["A"] / 16)}
-    source, target = (torch.zeros(3, *s["x"].shape[1:]) for _ in range(2))
     yield from told(
         f"selective scan, forward, T = {t}",
         {
             "whole": lambda: whole(**s),
             "without exponentials": lambda: part(**fixed),
-            "copying as much": lambda: target.copy_(source),
+            COPY: copying(3 * s["x"].numel()),
         },
     )
 

@@ -13,9 +13,9 @@ from benchmarks.cpu_mixers import FORWARD, OURS, TRAINING
 Rows = Sequence[Mapping[str, Any]]
 
 HOW = """Contenders of a cell run in turn in one process and the median counts; before that, their results (and
-gradients) are compared, and a difference ends the run. `native`, `eager` and `auto` are this package's backends; `auto`
-is timed where it has settled. What takes more than a second runs once; what is predicted to take more than the cap
-(2.5 s) is left out, unless a goal compares with it. Others are given as their time over that of
+gradients) are compared; a cell in which two differ is not timed and says so. `native`, `eager` and `auto` are this
+package's backends; `auto` is timed where it has settled. What takes more than a second runs once; what is predicted to
+take more than the cap (2.5 s) is left out, unless a goal compares with it. Others are given as their time over that of
 `native`: 3x took three times as long.
 
 *Of the limit*: time at the machine's limit over the time taken. The limit is the larger of bytes / copy bandwidth and
@@ -97,17 +97,22 @@ def _cells(rows: Rows, results: Results) -> Iterator[Sequence[str]]:
 
 def _native(row: Mapping[str, Any], results: Results) -> tuple[str, str, str]:
     if "seconds" not in row:
-        return row.get("skipped", ""), "", ""
+        return _untimed(row), "", ""
     seconds, bound = results.limit(row)
     return f"{row['tokens']:,.0f}", f"{row['seconds'] * 1e3:.3g}", f"{seconds / row['seconds']:.1%} ({bound})"
 
 
 def _beside(row: Mapping[str, Any], base: float | None) -> str:
     """A contender's time over that of native; in ms where there is no native."""
-    if "skipped" in row:
-        return f"({row['skipped']})"
+    if "seconds" not in row:
+        return f"({_untimed(row)})"
     once = ", 1 run" if row["rounds"] == 1 else ""
     return f"{row['seconds'] * 1e3:.3g} ms{once}" if base is None else f"{row['seconds'] / base:.3g}x{once}"
+
+
+def _untimed(row: Mapping[str, Any]) -> str:
+    """Why there is no time."""
+    return f"**not timed: {row['differs']}**" if "differs" in row else str(row.get("skipped", ""))
 
 
 def _text(value: Any) -> str:

@@ -23,6 +23,7 @@ import triton
 import catalog
 from backends.triton.devices import DEVICES
 from backends.triton.static import BEST, HEAD, Compiled, Kernels, Planned
+from benchmarks.gpu_cases import retention, scalar_gla
 from mixer_ir.driver.kernels import planned
 from mixer_ir.errors import MixerError
 from mixer_ir.language.mixer import Mixer
@@ -32,14 +33,20 @@ QUICK = ("gla", "gated_deltanet", "softmax_attention")
 FORMS = ("chunked", "flash", "parallel")
 """what a mixer takes, the first that it has"""
 OTHERWISE = dict.fromkeys(("mamba", "rg_lru", "lru", "s4d", "mega_ema"), "scan")
-OTHERWISE |= dict.fromkeys(("s4", "s5", "hyena"), "fft")
+OTHERWISE |= dict.fromkeys(("s4", "s5"), "fft") | {"hyena": "auto"}
 """states without a value axis are scanned; filters as long as the sequence, and dense transitions, are convolutions"""
 WIDTHS = (64, 128)
 CHUNK = 64
+TRANSFORMED, CHANNELS = ("hyena", (1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15)), 48
+"""the entry whose transforms by products are compiled at more lengths of the FFT, and a 16th of its channels"""
+RETENTION, SIMPLE_GLA = "retention (as fla's)", "simple_gla (as fla's)"
+ALIKE = {"retnet": (RETENTION, retention, ("gamma",)), "mamba2": (SIMPLE_GLA, scalar_gla, ())}
+"""entry -> what flash-linear-attention computes instead of its mixer: retention without the rotation and with decays
+that take no gradient, simple GLA without Δ, A and D; (name, mixer, signals without a gradient)"""
 FLA = {
-    "retention": (2, 4, 1.34, 5.91),
+    RETENTION: (2, 4, 1.34, 5.91),
+    SIMPLE_GLA: (3, 5, 1.35, 5.93),
     "gated_linear_attention": (5, 7, 3.62, 12.35),
-    "state_space_dual": (3, 5, 1.35, 5.93),
     "delta_rule": (5, 6, 2.69, 8.19),
     "gated_delta": (5, 7, 2.43, 7.96),
     "kimi_delta": (6, 7, 4.83, 15.12),
@@ -47,9 +54,9 @@ FLA = {
     "softmax_attention": (1, 3, 0.54, 2.29),
 }
 """mixer -> flash-linear-attention 0.6.0's launches forward and backward, and the GB that it passes to its kernels
-forward and in both passes at heads of 128 (of state_space_dual: its simple GLA; of retention: without the rotation)"""
+forward and in both passes at heads of 128"""
 SHARE = 0.6
-"""the most of those bytes that are to be passed here"""
+"""the most of those bytes that are to be passed here, unless signals, results and gradients alone are more"""
 LARGE = 1e6
 """operations of a program's products from which they are to be on the device's own instruction"""
 
@@ -68,11 +75,15 @@ def misses(made: Kernels) -> Iterator[str]:
 
 @dataclass
 class Row:
-    """One mixer at one width: its kernels on the target, and on others as far as they were compiled."""
+    """One mixer at one width: its kernels on the target, and on others as far as they were compiled.
+
+    least   GB that any kernels have to be passed, forward and in both passes
+    """
 
     name: str
     width: int
     made: Kernels
+    least: tuple[float, float]
     others: dict[str, Kernels] = field(default_factory=dict)
 
     @property
@@ -92,6 +103,14 @@ class Row:
         first, both = (sum(c.moved * c.times for c in of) / 1e9 for of in (self.made.forward, self.kernels))
         return first, both
 
+    @property
+    def beside(self) -> list[tuple[float, float, float | None, bool]]:
+        """Forward and in both passes: GB here, at least, there; whether even the least is over the share of those."""
+        fla = FLA.get(self.name)
+        there = fla[2:] if fla and self.width == 128 else (None, None)
+        found = zip(self.passed, self.least, there, strict=True)
+        return [(x, least, y, y is not None and least > SHARE * y) for x, least, y in found]
+
     def misses(self) -> Iterator[str]:
         """The demands that it fails."""
         best = BEST[self.made.target]
@@ -102,19 +121,22 @@ class Row:
         if (fla := FLA.get(self.name)) is not None:
             if any(ours > theirs for ours, theirs in zip(self.launches, fla[:2], strict=True)):
                 yield "launches"
-            if self.width == 128 and any(x > SHARE * y for x, y in zip(self.passed, fla[2:], strict=True)):
+            if any(y and x > SHARE * y and not free for x, _, y, free in self.beside):
                 yield "bytes"
         yield from (f"{target}: {x}" for target, made in self.others.items() for x in misses(made))
 
     def cells(self) -> list[str]:
         fla = FLA.get(self.name)
-        there = fla[2:] if fla and self.width == 128 else (None, None)
-        bytes_ = [f"{x:.2f}" + (f" / {y:.2f}" if y else "") for x, y in zip(self.passed, there, strict=True)]
+        bytes_ = [
+            f"{x:.2f}" + (f" / {y:.2f}" if y else "") + (f" (least {least:.2f})" if free else "")
+            for x, least, y, free in self.beside
+        ]
         return [
             self.name,
             str(self.width),
             "+".join(map(str, self.launches)) + (f" / {fla[0]}+{fla[1]}" if fla else ""),
             *bytes_,
+            ", ".join(f"{x:.2f}" for x in self.least),
             str(sum((c.spills or 0) for c in self.kernels)),
             str(max((c.registers or 0 for c in self.kernels), default=0)),
             f"{max((c.shared for c in self.kernels), default=0) / 1024:.0f}",
@@ -138,7 +160,7 @@ def sizes(mixer: Mixer, width: int) -> dict[str, int]:
 
 def form_of(entry: str, mixer: Mixer) -> str:
     wanted = (OTHERWISE.get(entry, ""), *FORMS)
-    return next((f for f in wanted if f in mixer.forms()), "auto")
+    return next((f for f in wanted if f in ("auto", *mixer.forms())), "auto")
 
 
 @dataclass
@@ -149,10 +171,18 @@ class Case:
     width: int
     form: str
     mixer: Mixer
+    fixed: tuple[str, ...] = ()
+    length: int = 4096
 
     @cached_property
     def planned(self) -> tuple[str, Planned]:
-        return planned(self.mixer, self.form, CHUNK, sizes(self.mixer, self.width))
+        return planned(self.mixer, self.form, CHUNK, sizes(self.mixer, self.width) | {"t": self.length}, self.fixed)
+
+    @property
+    def least(self) -> tuple[float, float]:
+        """GB, forward and in both passes, of signals and results, then of signals, cotangents and gradients."""
+        first, *back = (n / 1e9 for n in self.planned[1].least())
+        return first, first + sum(back)
 
     def compiled(self, target: str, limit: float) -> Kernels:
         title, of = self.planned
@@ -160,8 +190,15 @@ class Case:
 
 
 def cases(names: Sequence[str]) -> list[Case]:
-    mixers = [(entry, *x) for entry in names for x in catalog.get(entry).mixers.items()]
-    return [Case(name, width, form_of(entry, mixer), mixer) for entry, name, mixer in mixers for width in WIDTHS]
+    mixers = [(entry, *x, ()) for entry in names for x in catalog.get(entry).mixers.items()]
+    alike = [(entry, *ALIKE[entry]) for entry in names if entry in ALIKE]
+    of = sorted([*mixers, *alike], key=lambda x: names.index(x[0]))
+    made = [Case(name, w, form_of(entry, mixer), mixer, fixed) for entry, name, mixer, fixed in of for w in WIDTHS]
+    entry, lengths = TRANSFORMED
+    if entry in names:
+        mixer = catalog.get(entry).mixer
+        made += [Case(f"{entry}, FFT {n}", CHANNELS, "monarch", mixer, length=n // 2) for n in lengths]
+    return made
 
 
 def detail(row: Row) -> str:
@@ -192,17 +229,32 @@ def page(target: str, found: list[Row], refused: list[str], wanted: int) -> str:
         f"channels, 16 states), bfloat16 signals, triton {triton.__version__}. Static counts from compiled code and",
         "predictions from published rates; **nothing was run**. 'a / b' is ours beside flash-linear-attention 0.6.0's,",
         "measured the same way. Launches: forward + backward, calls of cuFFT and the like included. GB: arrays passed",
-        "to kernels, each once a kernel. Spilled: bytes, each instruction once. ms: predicted, both passes. 'fails':",
-        f"spills or stack, shared memory over {device.block_shared // 1024} KB, products of more than",
-        f"{LARGE / 1e6:.0f} Mflop a program without {BEST[target]}, more launches than theirs, more than {SHARE:.0%}",
-        "of their bytes; on the other targets spills, stack, shared memory over theirs, or what does not compile. A",
-        "target is named under 'also fits' where none of these is.",
+        "to kernels, each once a kernel; least: what any kernels have to be passed, forward and in both passes",
+        "(signals and results once; signals, cotangents and gradients once). Spilled: bytes, each instruction once.",
+        f"ms: predicted, both passes. 'fails': spills or stack, shared memory over {device.block_shared // 1024} KB,",
+        f"products of more than {LARGE / 1e6:.0f} Mflop a program without {BEST[target]}, more launches than theirs,",
+        f"more than {SHARE:.0%} of their bytes (where even the least is more, nothing is demanded, and the cell names",
+        "the least); on the other targets spills, stack, shared memory over theirs, or what does not compile. A",
+        "target is named under 'also fits' where none of these is. Rows marked (as fla's) are what its retention and",
+        "its simple GLA compute: the catalog's retention also rotates queries and keys and has gradients for its",
+        "decays, and state_space_dual has Δ, A and D, so these two stand beside nothing.",
         "",
         coverage(target, found, wanted),
         "",
     ]
-    columns = ["mixer", "D", "launches", "GB forward", "GB both", "spilled B", "registers", "shared KB", BEST[target]]
-    table = [[*columns, "ms", "also fits", "fails"], ["---"] * (len(columns) + 3), *(r.cells() for r in found)]
+    columns = [
+        "mixer",
+        "D",
+        "launches",
+        "GB forward",
+        "GB both",
+        "least",
+        "spilled B",
+        "registers",
+        "shared KB",
+        BEST[target],
+    ]
+    table = [[*columns, "ms", "also fits", "fails"], ["---"] * (len(columns) + 4), *(r.cells() for r in found)]
     lines = ["| " + " | ".join(cells) + " |" for cells in table]
     failing = sum(any(True for _ in r.misses()) for r in found)
     verdict = f"{len(found)} rows, {failing} fail a demand."
@@ -243,7 +295,7 @@ def main() -> None:
                 print(refused[-1], flush=True)
                 continue
             if own:
-                found[key] = Row(case.name, case.width, made)
+                found[key] = Row(case.name, case.width, made, case.least)
             else:
                 found[key].others[target] = made
             print(f"{time.monotonic() - began:5.0f} s  {target}  " + "  ".join(found[key].cells()), flush=True)

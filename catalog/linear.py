@@ -43,6 +43,11 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out_features] of x [..., in_features]."""
         if not self._compiles(x):
+            if x.dtype is not self.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+                raise mx.SignalError(
+                    f"a linear map of {self.weight.dtype} weights is given {x.dtype}: cast one of them, as in "
+                    f"x.to({self.weight.dtype}), or run under torch.autocast"
+                )
             return F.linear(x, self.weight, self.bias)
         f = compiled(self.backend, self.out_features, self.in_features)
         y: Tensor = f(x=x.reshape(1, -1, self.in_features), W=self.weight)

@@ -8,7 +8,8 @@ decided by who calls: `forward`, `prefill` or `step`.
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
+import inspect
+from abc import ABCMeta, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 import mixer_ir as mx
 from catalog.linear import Linear
+from mixer_ir.driver.binding import nearest
 
 
 @functools.cache
@@ -64,7 +66,26 @@ class Run:
         return LayerState(position=self.position + length, mixers=self.after)
 
 
-class MixerLayer(nn.Module, ABC):
+class Optioned(ABCMeta):
+    """Classes that say which of the options given to them they do not know, or lack."""
+
+    @property
+    def __signature__(cls) -> inspect.Signature:  # as `inspect` and `help` look for it
+        whole = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return whole.replace(parameters=list(whole.parameters.values())[1:])
+
+    def __call__(cls, *values: Any, **options: Any) -> Any:
+        try:
+            cls.__signature__.bind(*values, **options)
+        except TypeError as wrong:
+            names = list(cls.__signature__.parameters)
+            unknown = [f"'{n}'{nearest(n, names)}" for n in options if n not in names]
+            said = f"has no option {unknown[0]}" if unknown else f"is not made so: {wrong}"
+            raise mx.OptionError(f"{cls.__name__} {said}; options: {', '.join(names)}") from None
+        return super().__call__(*values, **options)
+
+
+class MixerLayer(nn.Module, metaclass=Optioned):
     """A layer on x [batch, time, d_model]; its mixers run on `backend`, which may be set at any time."""
 
     _backend: str = "auto"
@@ -104,6 +125,11 @@ class MixerLayer(nn.Module, ABC):
     ) -> tuple[Tensor, LayerState]:
         """y [batch, d_model] for one token x [batch, d_model], and the new state; state None: the first token."""
         before = state or LayerState(position=0, mixers={})
+        if not isinstance(before, LayerState):
+            raise mx.StreamError(
+                f"step of {type(self).__name__} takes the state that prefill or a step returned, "
+                f"or None at the start, not {type(state).__name__}"
+            )
         now = None if reset is None else reset[:, None]
         run = Run("step", position=before.position, reset=now, before=before.mixers, backend=self.backend)
         y = self._mixed(x.unsqueeze(-2), run, {name: value.unsqueeze(-2) for name, value in also.items()})

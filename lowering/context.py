@@ -47,12 +47,14 @@ class SignalType:
 class Choice:
     """The form of one piece: its name, and the length of a chunk (or key block) where the form has one.
 
-    held   entries of one array that are held at once (chunked, scan); None: what stays in a CPU's cache
+    held    entries of one array that are held at once (chunked, scan); None: what stays in a CPU's cache
+    groups  of rows, each over the keys alone that its masks can leave (flash); None: a few
     """
 
     form: str
     chunk: int | None = None
     held: int | None = None
+    groups: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

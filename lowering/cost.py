@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import log2, prod
 from typing import assert_never
 
 from lowering import program as p
+from lowering.fused import chained, fixed, transforms
 from lowering.profile import Profile, on_curve
 from lowering.program import Program, Value
 from lowering.stretch import HELD
@@ -78,9 +80,27 @@ def cost(program: Program, profile: Profile) -> Cost:
     """The cost of one run of `program`; loops count their bodies as often as they turn."""
     total = Cost()
     live, inner = _liveness(program, profile)
+    inside = chained(program, profile.longest) if profile.longest else {}
+    if inside:
+        total += _chains_cost(program, inside, profile)
     for value in program.order:
-        total += operation_cost(value, profile) + Cost(seconds=_fresh(value, profile))
+        if value not in inside and not (inside and fixed(value)):
+            total += operation_cost(value, profile) + Cost(seconds=_fresh(value, profile))
     return Cost(total.operations, total.bytes, total.launches, total.seconds, max(live, inner))
+
+
+def _chains_cost(program: Program, inside: Mapping[Value, int], profile: Profile) -> Cost:
+    """Chains of transforms in tiles: only their ends go through memory, and of long ones each product once."""
+    products = [v for v in inside if transforms(v)]
+    cut = [v for v in products if inside[v] > profile.tile]
+    read = {a for v in inside for a in v.args if a not in inside and not fixed(a)}
+    used = {a for v in program.order if v not in inside for a in v.args}
+    ends = {v for v in inside if v in used or v in program.outputs}
+    moved = sum(_bytes(v, profile) for v in (*read, *ends, *cut))
+    flops = sum(_contract(v, profile).operations for v in products)
+    launches = 4 if cut else 2
+    seconds = launches * profile.operation + moved / profile.copy + flops / profile.tensor
+    return Cost(flops, moved, launches, seconds)
 
 
 def _fresh(value: Value, profile: Profile) -> float:
@@ -229,7 +249,8 @@ def _contract(value: Value, profile: Profile) -> Cost:
     m = prod(s for a, s in x.sizes.items() if a not in y.axes)
     n = prod(s for a, s in y.sizes.items() if a not in x.axes)
     flops = 2.0 * _entries(value) * k * (4 if value.kind == "complex" else 1)
-    work = flops * (profile.complex / 4 if value.kind == "complex" else 1)
+    matrices = value.kind == "complex" and min(m, n) > 1
+    work = flops * (profile.complex / 4 if matrices else 1)
     moved = _moved(value, profile)
     seconds = work / on_curve(profile.matmul, min(m, n, k)) + moved / profile.copy
     batch = tuple(a for a in value.axes if a in x.axes and a in y.axes)

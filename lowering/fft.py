@@ -55,7 +55,9 @@ def taps(b: Builder, f: Filter, n: int) -> Value:
 
 @called("spectrum: the convolution as a product of Fourier transforms")
 def convolved(b: Builder, f: Filter, n: int) -> Value:
-    """The circular convolution of length n."""
+    """The circular convolution of length n; of something complex with something real, one for each half."""
+    if f.mixed:
+        return b.map("complex", *(convolved(b, f.half(b, which), n) for which in ("real", "imag")))
     h = b.rename(taps(b, f, n), LAG, TIME)
     v = b.pad(f.v, TIME, 0, n - f.v.size(TIME))
     if "complex" in (h.kind, v.kind):

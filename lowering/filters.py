@@ -38,6 +38,18 @@ class Filter:
             return self.first + self.length
         return self.v.size(TIME) + self.h.size(LAG)
 
+    @property
+    def mixed(self) -> bool:
+        """Whether one of filter and signal is complex, and the other real."""
+        return ("complex" in (self.h.kind, self.anti.kind if self.anti else "")) != (self.v.kind == "complex")
+
+    def half(self, b: Builder, which: str) -> Filter:
+        """The same with the real or the imaginary part of what is complex."""
+        if self.v.kind == "complex":
+            return replace(self, v=b.map(which, self.v))
+        anti = None if self.anti is None else b.map(which, self.anti)
+        return replace(self, h=b.map(which, self.h), anti=anti)
+
     def rows(self, b: Builder, y: Value) -> Value:
         """The rows that are wanted of a convolution whose row 0 is v's first position."""
         if isinstance(self.first, int):

@@ -41,8 +41,8 @@ def lower(e: Apply, on: Grid, choice: Choice) -> Value:
     before, after = (None, None) if on.cross else (lookback(M.of), lookahead(M.of))
     if before is not None and after is not None and window.pays(tiling, max(before, 0), max(after, 0)):
         return window.lower(tiling, v, max(before, 0), max(after, 0))
-    rows, groups = on.rows.size, GROUPS if after is not None and on.rows.size >= GROUPS * block else 1
-    size = -(-rows // groups)
+    rows, groups = on.rows.size, choice.groups or GROUPS
+    size = -(-rows // groups) if after is not None and rows >= groups * block else rows
     made = []
     for start in range(0, rows, size):
         stop = min(start + size, rows)

@@ -10,15 +10,21 @@ from mixer_ir.nodes.expr import Expr
 from mixer_ir.nodes.functions import WIDTH, Kind, result_kind
 from mixer_ir.nodes.matrix import Apply
 from mixer_ir.nodes.node import Node, walk
-from mixer_ir.nodes.process import Process, Read, Run, State, Transition
+from mixer_ir.nodes.process import Process, Read, Recurrence, Run, State, Transition
 
 
 def kinds_in(root: Node, signals: Mapping[str, Kind]) -> dict[Node, Kind]:
     """The kind of every expression, matrix and process below `root`, the root among them."""
-    kinds: dict[Node, Kind] = {}
-    for node in walk(root):
-        kinds[node] = _kind(node, kinds, signals)
-    return kinds
+    states: dict[Node, Kind] = {}
+    while True:
+        kinds: dict[Node, Kind] = {}
+        for node in walk(root):
+            kinds[node] = states.get(node) or _kind(node, kinds, signals)
+        runs = [n for n in kinds if isinstance(n, Recurrence)]
+        turned = [s for n in runs for s, new in zip(n.states, n.updates, strict=True) if kinds[new] == "complex"]
+        if all(s in states for s in turned):
+            return kinds
+        states |= dict.fromkeys(turned, "complex")  # what is made of them may turn others
 
 
 def widest(kinds: Iterable[Kind], least: Kind = "bool") -> Kind:
@@ -57,24 +63,30 @@ def _number(value: e.Number) -> Kind:
     return "int" if isinstance(value, int) else "real" if isinstance(value, float) else "complex"
 
 
-ORDERED = frozenset({"lt", "le", "min", "max", "mod", "floordiv", "erf"})
+ORDERED = frozenset({"lt", "le", "min", "max", "mod", "floordiv", "erf", "relu", "clamp", "elu", "gelu"})
 """functions that complex numbers do not have"""
 
 
-def unordered(root: Node, signals: Mapping[str, Kind]) -> str | None:
-    """The first operation below `root` that would compare complex numbers, or None."""
+def undefined(root: Node, signals: Mapping[str, Kind]) -> str | None:
+    """What is done below `root` that complex numbers do not allow, in words that follow a name; or None."""
     kinds = kinds_in(root, signals)
     for node in walk(root):
         if "complex" not in [kinds[c] for c in node.children()]:
             continue
         match node:
+            case e.Call(fn="complex") | m.Entrywise(fn="complex"):
+                return "makes mx.complex(re, im) of complex numbers, where both parts are real"
             case e.Call(fn=fn) | m.Entrywise(fn=fn) if fn in ORDERED:
-                return fn
+                return _unordered(fn)
             case e.Reduce(fn=fn) | e.Cumulate(fn=fn) if fn in ("max", "min"):
-                return fn
+                return _unordered(fn)
             case m.Softmax():
-                return "softmax"
+                return _unordered("softmax")
     return None
+
+
+def _unordered(fn: str) -> str:
+    return f"takes the {fn} of complex numbers, which have no {'erf here' if fn in ('erf', 'gelu') else 'order'}"
 
 
 def kind_of(x: Expr, signals: Mapping[str, Kind]) -> Kind:

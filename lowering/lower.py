@@ -9,6 +9,7 @@ from lowering.context import Choice, Context, Lowered, SignalType, reads_of, siz
 from lowering.entries import entries
 from lowering.expressions import evaluate
 from lowering.grid import Grid
+from lowering.halves import halved
 from lowering.program import Input, Value
 from lowering.stream import Stream
 from lowering.support import has_source
@@ -54,7 +55,7 @@ def lower(
     outputs = {"y": b.order(y, returns)}
     outputs.update({f"state:{name}": value for name, value in ctx.stream.left.items()})
     taken = list(ctx.stream.taken.values())
-    made = program(outputs, [*_used(ctx), *taken])
+    made = halved(program(outputs, [*_used(ctx), *taken]))
     return Lowered(made, dict(ctx.stream.entering), dict(ctx.stream.leaving))
 
 

@@ -21,6 +21,8 @@ from mixer_ir.nodes.matrix import Apply, Fourier, Monarch
 
 LARGEST = 64
 """the longest transform that is one matrix product, where its length has factors"""
+LEAST = 16
+"""the shortest side of a product that tensor cores take"""
 ALONE = 256
 """the same for a length that has none"""
 
@@ -154,10 +156,13 @@ def _grid(depth: int) -> tuple[str, str]:
 def _divisor(n: int) -> int:
     """The rows of the grid of n; 1 if there is none. As few products as their largest size allows, of like sizes:
 
-    the largest divisor of n that is at most n^(1/r), for r products.
+    the largest divisor of n that is at most n^(1/r), for r products. Where two leave both sides of a product LEAST or
+    more, the longer one is the longest: tensor cores that read factors from memory want so many rows.
     """
     if n <= LARGEST:
         return 1
+    if n % LARGEST == 0 and LEAST <= n // LARGEST < LARGEST:
+        return n // LARGEST
     products = math.ceil(math.log(n) / math.log(LARGEST - 1))
     most = round(n ** (1 / products), 6)
     return next(d for d in range(int(most), 0, -1) if n % d == 0)

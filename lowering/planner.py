@@ -23,9 +23,8 @@ from mixer_ir.rules.legal import legal
 from mixer_ir.rules.pieces import Piece, pieces
 
 CHUNKS = (16, 32, 64, 128, 256)
-BLOCKS = (64, 128, 256, 512)
-SIZED = {"chunked": CHUNKS, "flash": BLOCKS}
-"""the forms that have a chunk, and the sizes that are tried"""
+SIZED = ("chunked", "flash")
+"""the forms that have a chunk: steps, or a block of keys"""
 LAGS = 128
 """a filter with more lags is never applied lag by lag unless that is asked for: its program would be long"""
 STRETCHED = ("chunked", "scan")
@@ -144,8 +143,10 @@ def _choices(forms: Sequence[str], chunk: int | None, length: int, profile: Prof
         if form not in SIZED:
             choices.append(Choice(form, None, held))
             continue
-        chunks = [chunk] if chunk is not None else [c for c in SIZED[form] if c < length] or [length]
-        choices.extend(Choice(form, min(c, length), held) for c in chunks)
+        sizes = profile.keys if form == "flash" else CHUNKS
+        groups = profile.groups if form == "flash" else None
+        chunks = [chunk] if chunk is not None else [c for c in sizes if c < length] or [length]
+        choices.extend(Choice(form, min(c, length), held, groups) for c in chunks)
     return choices
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, inf, log
 
 Curve = tuple[tuple[float, float], ...]
@@ -48,8 +48,18 @@ class Profile:
     """bytes of memory that is handed out anew"""
     spelled: frozenset[str] = frozenset()
     """labels of the regions that the backend spells as a whole"""
+    longest: int = 0
+    """complex numbers of the longest transform whose chains of products one kernel computes, or a few; 0: none is"""
+    tile: int = 0
+    """those that a kernel holds at once: longer ones go through memory on the way"""
+    tensor: float = inf
+    """floating-point operations of the products of such chains"""
     held: int | None = None
     """entries of one array that are held at once, where it is not what lowering/stretch.py says"""
+    keys: tuple[int, ...] = (64, 128, 256, 512)
+    """blocks of keys that are worth trying"""
+    groups: int | None = None
+    """of rows that take softmax over their own keys each, where it is not what lowering/flash.py says"""
 
 
 def on_curve(curve: Curve, x: float) -> float:
@@ -101,7 +111,7 @@ NATIVE = Profile(
     operation=1e-8,
     view=0.0,
     step=2e-8,
-    complex=5.0,
+    complex=10.0,
     padded=3e9,
     spelled=frozenset(("decay", "decay back")),
     held=1 << 14,
@@ -126,7 +136,12 @@ GPU = Profile(
     view=1.5e-6,
     step=3e-6,
     held=1 << 24,
+    keys=(64,),
+    groups=1,
 )
+
+KERNELS = replace(GPU, name="cuda, generated kernels", longest=1 << 14, tile=1 << 11, tensor=7e13)
+"""the same with the kernels of backends/triton, which hold chains of transforms in tiles"""
 
 PROFILES = {"cpu": CPU, "cuda": GPU}
 

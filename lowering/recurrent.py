@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from lowering.build import Builder
 from lowering.decay import Span
@@ -19,8 +20,16 @@ def lower(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Valu
 
     The adjoint of a loop keeps the state that enters each step; nested, it keeps 2 √T states, not T.
     """
-    length = options.stretch or (parts.steps if parts.steps <= SHORT else math.isqrt(parts.steps))
+    if parts.logs and parts.decay is not None and TIME not in parts.decay.axes:
+        parts = replace(parts, decay=b.map("exp", parts.decay), logs=False)  # once, and not at every step
+    length = options.stretch or (parts.steps if parts.steps <= SHORT else near_root(parts.steps))
     return in_stretches(b, parts, length, _steps)
+
+
+def near_root(n: int) -> int:
+    """A divisor of n not far below its root, so that no stretch is left over; else the root."""
+    root = math.isqrt(n)
+    return next((m for m in range(root, root // 2, -1) if n % m == 0), root)
 
 
 def step(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value]:

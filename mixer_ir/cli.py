@@ -48,17 +48,25 @@ def _unheard() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As always, but what a command does not know is told beside that command's help."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found, rest
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"mixer-ir: {message}\nsee `{self.prog} --help`\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="mixer-ir", description="A compiler for sequence mixers: one declaration, every form.")
+    described = "A compiler for sequence mixers: one declaration, every form."
+    parser = _Parser(prog="mixer-ir", description=described, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"mixer-ir {mx.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], int], help_: str, *, named: bool = True) -> Any:
-        sub = commands.add_parser(name, help=help_, description=help_)
+        sub = commands.add_parser(name, help=help_, description=help_, allow_abbrev=False)
         sub.set_defaults(run=run)
         if named:
             sub.add_argument("name", metavar="NAME", help=NAME_HELP)

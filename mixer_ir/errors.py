@@ -36,6 +36,10 @@ class BackendError(MixerError):
     """A backend cannot run here, or has no spelling for an operation."""
 
 
+class MachineError(BackendError):
+    """What a backend needs of the machine is not there: a compiler that works, a folder that can be written to."""
+
+
 class StreamError(MixerError):
     """A state or a step was asked of a mixer that cannot be streamed, or a state does not fit."""
 
@@ -46,6 +50,15 @@ class SpecError(MixerError):
 
 class GradientError(MixerError):
     """A derivative was asked for that is not defined."""
+
+
+def too_deep(name: str) -> DeclarationError:
+    """For a mixer whose expressions Python's own limit does not let be followed."""
+    limit = sys.getrecursionlimit()
+    return DeclarationError(
+        f"{name} is nested too deep for Python's recursion limit of {limit:,}: operations that are repeated are better "
+        f"declared as a recurrence or a filter (toeplitz); sys.setrecursionlimit({20 * limit:_}) lets them be followed"
+    )
 
 
 def one_of(names: object) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,6 +46,15 @@ class Cases(list[Case]):
             return mixer
 
         return keep
+
+    def each(self, law: Callable[[Case], None], *, of: Callable[[Case], Any] = lambda c: True) -> Callable[..., None]:
+        """A test that a law holds of each case, or of some."""
+
+        @pytest.mark.parametrize("case", [c for c in self if of(c)], ids=lambda c: c.mixer.name)
+        def test(case: Case) -> None:
+            law(case)
+
+        return test
 
 
 def negative(x: Tensor) -> Tensor:
@@ -171,3 +182,8 @@ def matrix_text_and_precision_hold(case: Case) -> None:
         column = ["s" if a == "t" else a for a in mixer.signals[mixer.value]]
         y = torch.einsum(f"{''.join(axes)}ts,{''.join(column)}->{''.join(mixer.returns)}", M, v)
         assert_same({"result": y}, {"result": want}, "matrix")
+
+
+def what_is_affine_is_proved(case: Case) -> None:
+    proof = mx.prove(case.mixer)
+    assert proof.ok == case.proved, str(proof)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,8 +100,29 @@ def test_what_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = replace(PEERS["gla"][0], module="torch", run=lambda q, k, v, g: v)
     monkeypatch.setitem(PEERS, "gla", (wrong,))
     settings = Settings(lengths=(8,), works=(FORWARD,), ours=("eager",))
-    with pytest.raises(ResultsDiffer, match="fla-core differs from eager"):
-        list(cpu_mixers.rows([small("gla")], settings))
+    (row,) = cpu_mixers.rows([small("gla")], settings)
+    assert "seconds" not in row
+    assert "fla-core differs from eager" in row["differs"]
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_nothing_that_was_measured_is_lost(ends: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def measured_rows(part: str, quick: bool) -> Iterator[dict[str, Any]]:
+        at = {"family": "f", "mixer": "m", "T": 8, "work": FORWARD}
+        yield {**at, "contender": "native", "seconds": 0.5, "rounds": 3, "tokens": 16.0, "bytes": 1, "operations": 1}
+        yield {**at, "T": 16, "contender": "native", "differs": "result 0: auto differs from native"}
+        if ends:
+            raise MemoryError
+
+    monkeypatch.setenv("MIXER_IR_CACHE", str(tmp_path))
+    monkeypatch.setattr(cpu, "rows", measured_rows)
+    monkeypatch.setattr(cpu, "measured", lambda: RATES)
+    monkeypatch.setattr(sys, "argv", ["cpu", "mixers", "--out", str(tmp_path)])
+    with pytest.raises(MemoryError) if ends else nullcontext():
+        assert cpu.main() == 1
+    text = (tmp_path / "cpu.md").read_text(encoding="utf-8")
+    assert "| m | 8 | forward | 16 | 500 |" in text
+    assert "| m | 16 | forward | **not timed: result 0: auto differs from native** |" in text
 
 
 @pytest.mark.parametrize("name", PEERS)

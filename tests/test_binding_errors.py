@@ -68,6 +68,7 @@ def test_a_missing_and_an_unknown_signal(f, s):
     less = {n: x for n, x in s.items() if n != "g"}
     refused(mx.SignalError, lambda: f(**less), "memory is called without g", "q (b t h k)")
     refused(mx.SignalError, lambda: f(**s, gg=s["g"]), "no signal 'gg' (did you mean 'g'?)", "q (b t h k)")
+    refused(mx.SignalError, lambda: f(**s, retrun_state=True), "'retrun_state' (did you mean 'return_state'?)")
     refused(mx.SignalError, lambda: f(s["q"]), "by name", "memory(q=…")
 
 
@@ -195,6 +196,46 @@ def test_complex_numbers_have_no_order(s):
     x = torch.randn(B, T, K, dtype=torch.complex64)
     v = torch.randn(B, T, V)
     refused(mx.SignalError, lambda: mx.compile(attention)(q=x, k=x, v=v), "the softmax of complex numbers", "q, k")
+    refused(mx.SignalError, lambda: mx.compile(attention).matrix(q=x, k=x, v=v), "the softmax of complex numbers")
+
+
+@mx.recurrence
+def rectified(h: mx.State("n"), x: "b t n"):
+    h = mx.relu(h) + x
+    return h, h
+
+
+@pytest.mark.parametrize("fn", ["relu", "elu", "gelu", "erf", "clamp"])
+def test_functions_of_real_numbers_alone_are_named(fn):
+    limits = (-1, 1) if fn == "clamp" else ()
+
+    @mx.mixer
+    def scaled(x: "b t", v: "b t"):
+        return mx.diagonal(getattr(mx, fn)(x, *limits)) @ v
+
+    x = torch.randn(B, T, dtype=torch.complex64)
+    refused(mx.SignalError, lambda: mx.compile(scaled)(x=x, v=x.real), f"the {fn} of complex numbers", ": x")
+
+
+def test_a_state_that_complex_signals_make_complex_has_no_order():
+    x = torch.randn(B, T, K, dtype=torch.complex64)
+    refused(mx.SignalError, lambda: mx.compile(rectified)(x=x), "rectified takes the relu of complex numbers", ": x")
+
+
+@mx.recurrence
+def spiral(h: mx.State("n"), x: "b t", decay: "n", angle: "n"):
+    h = mx.exp(mx.complex(decay, angle)) * h + x
+    return h, mx.real(mx.sum(h, "n"))
+
+
+def test_the_parts_of_a_complex_number_are_real():
+    signals = {"x": torch.randn(B, T), "decay": torch.randn(3, dtype=torch.complex64), "angle": torch.randn(3)}
+    refused(
+        mx.SignalError,
+        lambda: mx.compile(spiral)(**signals),
+        "spiral makes mx.complex(re, im) of complex numbers",
+        "both parts are real: decay",
+    )
 
 
 @mx.mixer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -191,12 +192,25 @@ def test_sizes_that_do_not_fit_are_refused(name: str, config: dict[str, Any], me
         catalog.get(name).layer(**config)
 
 
+def test_options_that_a_layer_has_not_are_named() -> None:
+    gla = catalog.get("gla").layer
+    with pytest.raises(mx.OptionError, match=r"no option 'd_modle' \(did you mean 'd_model'\?\); options: d_model, "):
+        gla(d_modle=32)
+    with pytest.raises(mx.OptionError, match="missing a required argument: 'd_model'"):
+        gla()
+    assert "d_model" in inspect.signature(gla).parameters
+
+
 def test_inputs_that_do_not_fit_are_refused() -> None:
     layer = made("gla", {})
     with pytest.raises(mx.AxisError, match=r"takes x as \[batch, time, d_model\] with d_model = 32, .* \[2, 9, 31\]"):
         layer(torch.zeros(2, 9, 31, dtype=torch.float64))
     with pytest.raises(mx.AxisError, match=r"takes x as \[batch, d_model\] with d_model = 32, .* \[2, 31\]"):
         layer.step(None, torch.zeros(2, 31, dtype=torch.float64))
+    with pytest.raises(mx.SignalError, match=r"weights is given torch.float32: .* x.to\(torch.float64\)"):
+        layer(torch.zeros(2, 9, 32))
+    with pytest.raises(mx.StreamError, match=r"takes the state that prefill or a step returned, .* not dict"):
+        layer.step({"S": 0}, torch.zeros(2, 32, dtype=torch.float64))
     hyena = made("hyena", {})
     with pytest.raises(mx.AxisError, match="l_max = 32 lags, but lag 32 is asked for"):
         hyena(inputs("hyena", length=33))

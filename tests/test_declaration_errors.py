@@ -46,6 +46,11 @@ def no_axes(q: "b t k", k, v: "b t v"):
     return mx.lowrank(q, k) @ v
 
 
+@mistake(mx.DeclarationError, "as in S: 'b t h k' (a state: S: mx.State('k v'))", of=recurrence)
+def no_state(S, k: "b t k", v: "b t v"):
+    return S + mx.outer(k, v), S
+
+
 @mistake(mx.DeclarationError, "axis 'K' is not a lower-case name")
 def upper_case(q: "b t K", v: "b t v"):
     return mx.identity() @ v
@@ -389,3 +394,19 @@ def test_expressions_are_told_apart_outside_declarations_too() -> None:
         bool(mx.identity())
     with pytest.raises(mx.DeclarationError, match=r"mx\.where needs a condition made of signals"):
         mx.where(True, 1, a)
+
+
+def test_what_is_nested_too_deep_is_said_by_name_and_runs_where_python_lets_it() -> None:
+    @mx.mixer
+    def chained(x: "b t d") -> "b t d":
+        """y_t = x_{t−1200}, by a delay of one step at a time"""
+        for _ in range(1200):
+            x = mx.delay(x, 1)
+        return x
+
+    y = mx.compile(chained, backend="eager")(x=torch.ones(1, 1201, 1))
+    assert y.sum() == 1
+    with pytest.raises(mx.DeclarationError, match=r"chained is nested too deep .* sys.setrecursionlimit"):
+        _ = chained.traits
+    with pytest.raises(mx.DeclarationError, match=r"chained is nested too deep .* sys.setrecursionlimit"):
+        _ = chained.matrix_expr

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from backends import reference
 from lowering.context import Choice, SignalType
 from lowering.lower import lower, lower_matrix
+from lowering.program import Transform
 from mixer_ir.definition import oracle
 from mixer_ir.nodes import matrix as m
 from mixer_ir.nodes.expr import SOURCE, TIME, Axes, Expr, Index, Rename, Signal, call
 from mixer_ir.nodes.matrix import Apply, Matrix
+from mixer_ir.nodes.node import walk
 from mixer_ir.nodes.process import Transition
 
 SIZES = {"b": 2, "h": 2, "k": 3, "n": 2, "v": 2, "l": 4, "i": 4, "j": 4, "c": 4, "d": 4}
@@ -226,6 +228,23 @@ def test_complex_filters(form: str) -> None:
     e = Apply(matrix=m.Toeplitz(h=h), of=V)
     data = data_of(e, 11)
     assert_close(computed(e, data, form), oracle.evaluate(e, data, axes_of(e)))
+
+
+@pytest.mark.parametrize("part", ("real", "imag"))
+@pytest.mark.parametrize("signal", ("real", "complex"))
+def test_half_of_a_complex_convolution_takes_real_transforms(part: str, signal: str) -> None:
+    """y = Re(h ∗ v) is Re h ∗ v where v is real, and h ∗ Re v where h is: through sums, products and views."""
+    z, w = call("complex", H, G), call("complex", V, V)
+    h, v = (z, V) if signal == "real" else (H, w)
+    y = call("add", call("mul", C, Apply(matrix=m.Toeplitz(h=h), of=v)), V)
+    e = call(part, y)
+    data = data_of(e, 11)
+    assert_close(computed(e, data, "fft"), oracle.evaluate(e, data, axes_of(e)))
+    types = {s.name: type_of(s, data[s.name]) for s in signals_in(e)}
+    forms = {a: Choice("fft") for a in walk(e) if isinstance(a, Apply)}
+    made = lower(e, returns=e.axes, signals=types, forms=forms).program
+    assert {x.op.which for x in made.order if isinstance(x.op, Transform)} == {"rfft", "irfft"}
+    assert sum(isinstance(x.op, Transform) for x in made.order) == 3
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mixer_ir as mx
-from backends import native, reference
+from backends import eager, native, reference
 from backends.autograd import differentiable
 from backends.native import compiler, emission, outlining, sharing
 from lowering.adjoint import adjoint
@@ -130,6 +130,27 @@ def test_functions_at_the_edges_and_in_between(dtype: torch.dtype) -> None:
         smallest = torch.finfo(dtype).smallest_normal * unit
         off = (got[fn][fine] - want[fine]).abs() / (want[fine].abs() * unit + 2 * smallest)
         assert float(off.max()) <= 3, (fn, float(off.max()), float(x[fine][off.argmax()]))
+
+
+def test_angles_of_every_size() -> None:
+    """Sines and cosines of whatever a float32 holds, and exponentials of complex numbers as PyTorch's."""
+    b = Builder()
+    x, z = b.input("x", ("i",), (50_000,)), b.input("z", ("j",), (50_000,), "complex")
+    of = program({"sin": b.map("sin", x), "cos": b.map("cos", x), "exp": b.map("exp", z)}, [x, z])
+    torch.manual_seed(0)
+    angles = torch.exp2(torch.rand(50_000) * 150 - 22) * torch.randn(50_000).sign()
+    edges = [0, 89 + 1.57j, -1e3 + 2j, 1 - 0.0j, *(complex(re, im) for re in (-math.inf, 1) for im in (3, math.inf))]
+    powers = torch.complex(torch.rand(50_000) * 180 - 95, torch.randn(50_000) * 100)
+    powers[: len(edges)] = torch.tensor(edges)
+    got = native.prepare(of)({"x": angles, "z": powers})
+    for fn in ("sin", "cos"):
+        want = getattr(torch, fn)(angles.double())
+        assert float((got[fn] - want).abs().max()) < 1e-7, fn
+    want, made = torch.exp(powers.to(torch.complex128)), got["exp"]
+    fine = want.isfinite() & (want.abs() < 3e38)
+    off = (made[fine] - want[fine]).abs() / (want[fine].abs() + 1e-37)
+    assert float(off.max()) < 4e-7
+    assert torch.equal(made[fine.logical_not()].isfinite(), torch.exp(powers)[fine.logical_not()].isfinite())
 
 
 def mixing() -> tuple[Program, dict[str, torch.Tensor]]:
@@ -310,6 +331,19 @@ def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MIXER_IR_CACHE", str(blocked))
     with pytest.raises(BackendError, match="name another folder with MIXER_IR_CACHE"):
         compiler.installed().make("int blocked(void) { return 1; }\n")
+    with pytest.raises(BackendError, match="name another folder with MIXER_IR_CACHE"):  # and no mixer is wrong
+        mx.verify(gated, backends=["native"], lengths=(3,))
+
+
+def test_a_library_that_the_disk_lost_is_made_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MIXER_IR_CACHE", str(tmp_path))
+    of, given_ = mixing()
+    types = native.Types.of(of, [given_[n].dtype for n in of.input_names])
+    lost = native.build(of, types)
+    lost.beside(lost.library).write_bytes(b"")
+    with pytest.raises(OSError, match=r"too short|mach-o"):
+        native.load(lost, of, types)
+    torch.testing.assert_close(native.prepare(of)(given_)["y"], eager.prepare(of)(given_)["y"])
 
 
 def test_a_tensor_elsewhere_is_refused() -> None:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 
-import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 import mixer_ir as mx
 from tests.beside_a_loop import (
-    Case,
     Cases,
     forms_are_the_loop,
     matrix_text_and_precision_hold,
     negative,
     streams_and_pieces_are_the_loop,
     unit,
+    what_is_affine_is_proved,
 )
 
 CASES = Cases()
@@ -222,32 +221,14 @@ def inside(q: "b t h k", k: "b t h k", v: "b t h v", w: "b t h k", beta: "b t h"
     return u + A @ mx.tanh(u) - mx.softmax(mx.band(mx.lowrank(q, k), 2, after=1)) @ v
 
 
-all_cases = pytest.mark.parametrize("case", CASES, ids=lambda c: c.mixer.name)
-
-
-@all_cases
-def test_every_form_is_the_loop(case: Case) -> None:
-    forms_are_the_loop(case)
-
-
-@all_cases
-def test_streams_and_pieces_are_the_loop(case: Case) -> None:
-    streams_and_pieces_are_the_loop(case)
-
-
-@all_cases
-def test_matrix_text_and_precision(case: Case) -> None:
-    matrix_text_and_precision_hold(case)
+test_every_form_is_the_loop = CASES.each(forms_are_the_loop)
+test_streams_and_pieces_are_the_loop = CASES.each(streams_and_pieces_are_the_loop)
+test_matrix_text_and_precision = CASES.each(matrix_text_and_precision_hold)
+test_what_is_affine_is_proved = CASES.each(
+    what_is_affine_is_proved, of=lambda c: c.mixer.signals.get("q") and len(c.mixer.signals) < 7
+)
 
 
 def test_what_is_linear_has_a_matrix() -> None:
     without = {case.mixer.name for case in CASES if case.mixer.value is None}
     assert without == {"inside"}
-
-
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if c.mixer.signals.get("q") and len(c.mixer.signals) < 7], ids=lambda c: c.mixer.name
-)
-def test_what_is_affine_is_proved(case: Case) -> None:
-    proof = mx.prove(case.mixer)
-    assert proof.ok == case.proved, str(proof)

@@ -11,9 +11,11 @@ import mixer_ir as mx
 from lowering.build import Builder, program
 from lowering.context import Choice, SignalType
 from lowering.cost import Cost, cost, is_view, operation_cost
+from lowering.fused import chained, transforms
 from lowering.kinds import kind_of
+from lowering.monarch import fourier
 from lowering.planner import CHUNKS, Candidate, cheapest, plan
-from lowering.profile import CPU, on_curve, profile_of
+from lowering.profile import CPU, GPU, KERNELS, on_curve, profile_of
 from mixer_ir.nodes.expr import Signal
 from mixer_ir.nodes.matrix import Apply, Fourier
 
@@ -105,6 +107,31 @@ def test_the_cheapest_that_fits_is_taken_and_else_the_smallest():
     assert cheapest([fast, slow], CPU).choice.form == ("dense" if CPU.memory >= 8e9 else "chunked")
     assert cheapest([fast, slow], small) is slow
     assert cheapest([fast, slow], replace(CPU, memory=1e9)) is slow
+
+
+@pytest.mark.parametrize(("t", "form"), [(512, "monarch"), (4096, "monarch"), (16384, "monarch"), (32768, "fft")])
+def test_kernels_take_transforms_as_products_as_long_as_tiles_hold_their_chains(t, form):
+    """Operators, on a processor or a GPU, take the library's at every length."""
+    of = types(filtered, t=t)
+    for profile, wanted in ((KERNELS, form), (GPU, "fft"), (CPU, "fft")):
+        assert plan(filtered.expr, of, profile).pieces[0].chosen.form == wanted
+
+
+def test_a_chain_of_transforms_moves_its_ends_and_what_a_tile_does_not_hold():
+    def made(n):
+        b = Builder()
+        x, h = b.input("x", ("r", "t"), (8, n)), b.input("h", ("t",), (n,))
+        y = fourier(b, b.mul(fourier(b, b.mul(x, 2.0), "t"), h), "t", inverse=True)
+        return program({"y": b.map("real", y)}, [x, h])
+
+    for n, cut in ((1024, False), (4096, True)):
+        of = made(n)
+        inside = chained(of, KERNELS.longest)
+        products = [v for v in of.order if transforms(v)]
+        assert {inside[v] for v in products} == {n}
+        ends = 4 * (8 * n + n + 8 * n)
+        assert cost(of, KERNELS).bytes == ends + cut * len(products) * 8 * 8 * n
+    assert not chained(made(1 << 15), KERNELS.longest)
 
 
 def test_a_form_asked_for_is_taken_by_the_pieces_that_have_it():

@@ -69,6 +69,18 @@ def test_true_mixers_are_proved(mixer):
     assert any("emitted" in step.law for step in proof.steps)
 
 
+@mx.mixer
+def in_series(q: "b t k", k: "b t k", v: "b t v", g: "b t", beta: "b t"):
+    """One recurrence on top of another of the same name, whose states have the same name too."""
+    below = gated(q=q, k=k, v=v, g=g, beta=beta)
+    return gated(q=k, k=q, v=mx.sigmoid(below), g=2 * g, beta=beta) + below
+
+
+def test_a_recurrence_over_another_is_proved():
+    proof = prove(in_series)
+    assert proof.ok, str(proof)
+
+
 def test_packed_sequences_are_proved():
     assert prove(gated.with_reset()).ok
 
@@ -156,6 +168,64 @@ def test_a_wrong_comparison_is_seen(mixer, right, wrong, monkeypatch):
     assert not prove(mixer).ok
 
 
+@mx.recurrence
+def unitary(h: mx.State("n"), x: "b t", lam: "n", B: "n", C: "n"):
+    """A diagonal state-space model whose parameters are complex numbers as they stand."""
+    h = lam * h + mx.tanh(B) * x
+    return h, mx.real(mx.conj(C) @ h)
+
+
+@mx.recurrence
+def hermitian(S: mx.State("k v"), q: "b t k", k: "b t k", v: "b t v", g: "b t"):
+    """A complex memory with a complex log-decay, written by conjugate keys."""
+    S = mx.exp(g) * S + mx.outer(mx.conj(k), v)
+    return S, mx.l2norm(q, over="k") @ S
+
+
+@mx.mixer
+def turned(q: "b t k", k: "b t k", v: "b t v"):
+    return mx.real(mx.normalize(mx.causal(mx.lowrank(mx.conj(q), k))).T @ v)
+
+
+@pytest.mark.parametrize("mixer", [unitary, hermitian, turned], ids=lambda m: m.name)
+def test_mixers_of_complex_signals_are_proved(mixer):
+    proof = prove(mixer)
+    assert proof.ok, str(proof)
+    programs = [s.statement for s in proof.steps if "emitted" in s.law]
+    assert programs and all(f"with complex {', '.join(mixer.signals)}" in s for s in programs)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "fn", "mutant"),
+    [(unitary, "conj", lambda s, x: x),
+     (hermitian, "conj", lambda s, x: x),
+     (hermitian, "exp", lambda s, x: s.exp(s.re(x))),
+     (turned, "real", lambda s, x: x),
+     (turned, "conj", lambda s, x: s.re(x)),
+     (unitary, "tanh", lambda s, x: s.tanh(s.conjugate(x)))],
+)  # fmt: skip
+def test_a_program_that_is_wrong_for_complex_signals_alone_is_seen(mixer, fn, mutant, monkeypatch):
+    """Of real numbers each of these is right, but in transforms."""
+    monkeypatch.setitem(symbolic.MAPS, fn, mutant)
+    proof = prove(mixer)
+    open = [step.because for step in proof.open if "form monarch" not in step.statement]
+    assert open and all("of complex" in because for because in open), str(proof)
+
+
+def test_what_asks_for_real_numbers_is_not_tried_with_complex_ones():
+    assert "with complex v" in str(prove(windowed)) and "with complex x, B, C" in str(prove(rotating))
+
+
+@mx.mixer
+def largest(x: "b t", y: "b t", v: "b t"):
+    return mx.diagonal(mx.maximum(mx.complex(x, y), 1.0)) @ v
+
+
+def test_an_order_of_complex_numbers_is_not_proved():
+    proof = prove(largest)
+    assert not proof.ok and "takes the max of complex numbers" in str(proof)
+
+
 def test_a_proof_that_would_not_end_is_refused(monkeypatch):
     monkeypatch.setattr(exponents, "WORK", 500)
     proof = prove(normalised_keys)
@@ -238,6 +308,7 @@ def test_the_monoids_of_convolution_and_softmax():
 s = Algebra()
 a, b, x, y = map(s.Symbol, "abxy")
 i, half = s.I, s.Rational(1, 2)
+z, w = s.Symbol("z", complex=True), s.Symbol("w", complex=True)
 
 TRUE = {
     "abs of a product": (s.Abs(-x * y / (1 + s.exp(a))), s.Abs(x) * s.Abs(y) / (1 + s.exp(a))),
@@ -275,6 +346,20 @@ TRUE = {
     "a positive sum is not zero": (s.Eq(s.exp(a) + s.exp(b), 0), False),
     "a mask in an exponent": (s.exp(s.Piecewise((x, s.Lt(0, a)), (-s.oo, True)) + y),
                               s.Piecewise((s.exp(x + y), s.Lt(0, a)), (0, True))),
+    "a conjugate product": (s.conjugate(z * w / (1 + z)), s.conjugate(z) * s.conjugate(w) / (1 + s.conjugate(z))),
+    "parts of a complex symbol": (z, s.re(z) + i * s.im(z)),
+    "abs of complex sums": (sum(s.Abs((k + w) * z + (k + w) * x) for k in range(9)),
+                            sum(s.Abs(k + w) * s.Abs(z + x) for k in range(9))),
+    "abs of complex factors": (s.Abs(z * w / (x + y)), s.Abs(w) * s.Abs(z) / s.Abs(y + x)),
+    "abs and conjugate": (s.Abs(s.conjugate(z + w)) ** 2, (z + w) * s.conjugate(w + z)),
+    "exp of complex sums": (s.exp(z + w), s.exp(w) * s.exp(z)),
+    "exp of parts": (s.exp(z), s.exp(s.re(z)) * (s.cos(s.im(z)) + i * s.sin(s.im(z)))),
+    "complex angles": (s.sin(z + w), s.sin(z) * s.cos(w) + s.cos(z) * s.sin(w)),
+    "a conjugate function": (s.conjugate(s.tanh(z + w)), s.tanh(s.conjugate(w) + s.conjugate(z))),
+    "exp of a conjugate log": (s.exp(s.conjugate(s.log(z))), s.conjugate(z)),
+    "a conjugate root in an exponent": (s.exp(s.conjugate(s.sqrt(z)) + x),
+                                        s.exp(s.sqrt(s.conjugate(z))) * s.exp(x)),
+    "sign of a complex number": (s.sign(z) * s.Abs(z), z),
 }  # fmt: skip
 FALSE = {
     "two symbols": (x, y),
@@ -290,6 +375,16 @@ FALSE = {
     "a number": (s.read(0.1), s.read(0.1000001)),
     "exp of a product": (s.exp(a * b), s.exp(a) * s.exp(b)),
     "the other branch": (s.Piecewise((x, s.Lt(a, b)), (y, True)), s.Piecewise((y, s.Lt(a, b)), (x, True))),
+    "a conjugate": (z, s.conjugate(z)),
+    "a complex symbol and its real part": (z, s.re(z)),
+    "tanh of a real part": (s.tanh(z), s.tanh(s.re(z))),
+    "tanh of a conjugate": (s.tanh(z), s.tanh(s.conjugate(z))),
+    "log of an exp, which may have turned": (s.log(s.exp(z)), z),
+    "log of a complex product": (s.log(z * w), s.log(z) + s.log(w)),
+    "root of a complex square": (s.sqrt(z * z), z),
+    "the other root": (s.sqrt(z * z), -z),
+    "abs of a complex number": (s.Abs(z) ** 2, z * z),
+    "exp of a real part": (s.exp(z), s.exp(s.re(z))),
     "undefined": (1 / (x - x), 1 / (y - y)),
 }  # fmt: skip
 

@@ -74,6 +74,25 @@ def test_what_does_not_fit_is_refused_after_what_did() -> None:
         f(**s, initial_state=[state])  # type: ignore[arg-type]
 
 
+@mx.mixer
+def turned(x: "b t d", table: "b n d") -> "b t d":
+    """the entries of x back to front, which hangs on sizes; the rows of a table by time, which does not"""
+    back = mx.take(x, mx.size("d") - 1 - mx.index("d"), axis="d")
+    return back + mx.take(table, mx.index("t"), axis="n")
+
+
+def test_places_that_move_with_the_stream_are_checked_at_every_call() -> None:
+    f = mx.compile(turned, backend="native")
+    s = {"table": torch.rand(1, 3, 2)}
+    state = None
+    for t in range(3):
+        x = torch.rand(1, 2)
+        y, state = f.step(state, x=x, **s)
+        torch.testing.assert_close(y, x.flip(1) + s["table"][:, t])
+    with pytest.raises(mx.SignalError, match="n = 3"):
+        f.step(state, x=x, **s)
+
+
 @pytest.mark.parametrize("mixer", [leaky, attention], ids=str)
 def test_steps_go_on_where_the_last_one_ended(mixer: mx.Mixer) -> None:
     f, length = mx.compile(mixer, backend="native"), 40  # the states of attention grow three times

@@ -17,7 +17,7 @@ import catalog
 import mixer_ir as mx
 from backends.triton import compilers
 from backends.triton.devices import DEVICES, seconds
-from backends.triton.static import BEST, Planned
+from backends.triton.static import BEST, Kernels, Planned
 from backends.triton.work import Level, Work, work
 from benchmarks import kernels as table
 from lowering.build import Builder, program
@@ -225,7 +225,7 @@ def test_a_kernel_that_does_not_compile_is_named(fresh: Path, monkeypatch: pytes
 def test_the_table_marks_what_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
     """Made-up figures: every kernel but the first of each mixer spills."""
 
-    one = {"registers": 64, "stack": 0, "spills": 0, "shared": 1024, "tensor": {"HGMMA": 2}, "ttir": TTIR}
+    one = {"registers": 64, "stack": 0, "spills": 0, "shared": 1024, "columns": 0, "tensor": {"HGMMA": 2}, "ttir": TTIR}
 
     def made_up(tasks: list[dict], limit: float = 0) -> list[dict]:
         return [one if i == 0 or t["target"][0] == "hip" else one | {"spills": 8} for i, t in enumerate(tasks)]
@@ -249,7 +249,19 @@ def test_every_mixer_has_a_form_and_sizes_for_the_table() -> None:
             assert form in (*mixer.forms(), "auto") and given["t"] == 4096
             axes = {a for of in mixer.signals.values() for a in of}
             assert set(given) <= axes
-    assert {m.name for n in catalog.list() for m in catalog.get(n).mixers.values()} >= set(table.FLA)
+    assert {case.name for case in table.cases(catalog.list())} >= set(table.FLA)
+
+
+def test_fla_is_held_against_what_it_computes() -> None:
+    """Its retention has fixed decays and passes no gradient to them; even the least bytes may be over the share."""
+    (case,) = [c for c in table.cases(["retnet"]) if c.name == table.RETENTION and c.width == 128]
+    _, backward = case.planned[1].programs
+    entries = 8 * 4096 * 16 * 128
+    assert backward.names == ("d:q", "d:k", "d:v")
+    assert case.least == pytest.approx((4 * entries * 2e-9, 11 * entries * 2e-9), rel=1e-3)
+    made = Kernels(case.name, "sm_90", (), ())
+    row = table.Row(table.RETENTION, 128, made, (1.34, 2.0))
+    assert [free for *_, free in row.beside] == [True, False] and "least 1.34" in row.cells()[3]
 
 
 @pytest.mark.slow

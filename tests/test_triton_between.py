@@ -9,7 +9,8 @@ from backends.triton import launch, partition
 from backends.triton.inverses import inverted
 from backends.triton.kernel import Setting
 from backends.triton.narrow import narrow
-from backends.triton.partition import Call, Launch, plan
+from backends.triton.partition import plan
+from backends.triton.steps import Call, Launch
 from lowering import program as p
 from lowering.build import Builder, program
 from lowering.program import Program, Value

@@ -27,6 +27,8 @@ from backends.triton.real import real
 from backends.triton.relief import relieved
 from backends.triton.schedule import Line, Loop, pressure, reordered, scheduled
 from backends.triton.text import WIDTH, plain, tidy
+from backends.triton.tile import Dim
+from backends.triton.writer import Writer
 from lowering import program as p
 from lowering.adjoint import adjoint
 from lowering.build import Builder, program
@@ -168,6 +170,26 @@ def test_lines_keep_their_meaning_in_another_order() -> None:
         assert pressure(made) <= held
 
 
+def test_the_terms_of_a_sum_are_added_as_they_come() -> None:
+    """Σ of products of tiles holds the sum and one term, not the factors of all terms; unless registers abound."""
+
+    def held(enough: int) -> tuple[int, str]:
+        w, dims = Writer("tl.float32", "ieee"), (Dim("i", 64), Dim("k", 64))
+        total = None
+        for i in range(4):
+            x = w.let("x", f"tl.load(p_x + {i} + o_i_64[:, None] + o_k_64[None, :])", dims, depth=0)
+            y = w.let("y", f"tl.dot({x.text}, {x.text})", dims, depth=0)
+            term = w.map("{} * {}", y, w.let("z", f"tl.exp({x.text})", dims, depth=0))
+            total = term if total is None else w.map("{} + {}", total, term)
+        assert total is not None
+        w.do(f"tl.store(p_y, {total.text})")
+        text, _, tiles = w.body(enough)
+        return tiles // 64**2, text
+
+    (plenty, text), (few, other) = held(1 << 30), held(4 * 64**2)
+    assert few <= 4 < plenty and text.count("tl.dot(") == other.count("tl.dot(") == 4
+
+
 def meant(lines: list[Line | Loop], known: dict[str, str] | None = None) -> list[str]:
     """What statements do, with every name replaced by what it stands for, however long the cache keeps it."""
     known, found = dict(known or {}), []
@@ -201,6 +223,18 @@ def test_loads_are_done_again_rather_than_held() -> None:
         fixed = relieved([*other], 64)
         again = [x.text for x in fixed if isinstance(x, Line) and "tl.load(p_x" in x.text]
         assert len(again) == 1
+
+
+def test_a_load_that_is_done_again_more_than_once_has_a_name_each_time() -> None:
+    """Read late, then in the middle: the two later loads are two tiles, and no name is given twice."""
+    lines: list[Line | Loop] = [Line("x", "tl.load(p_x + i)", size=64), Line("", "tl.store(p_a, x)")]
+    for n in "uv":
+        lines += [Line(f"{n}{i}", f"tl.load(p_{n} + {i})", size=64) for i in range(3)]
+        lines += [Line("", f"tl.store(p_{n}, {n}0 + {n}1 + {n}2)"), Line("", f"tl.store(p_b{n}, x)")]
+    made = relieved(lines, 64)
+    names = [x.name for x in made if isinstance(x, Line) and x.name]
+    assert sum(n.startswith("x") for n in names) == 3 and len({*names}) == len(names)
+    assert meant(made) == meant(lines)
 
 
 def test_tiles_of_large_heads_are_cut_to_registers() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from backends import pages
 from backends.eager.setting import Setting, op_of, view
 from backends.plan import Call
 from lowering import program as p
@@ -62,7 +63,7 @@ def _stepwise(op: p.Cumulate, at: int, n: int, start: float) -> Call:
     behind = 1 if op.exclusive else 0
 
     def cumulated(x: Tensor) -> Tensor:
-        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        y = pages.empty(x.shape, x.dtype, x.device)
         read, write = x.unbind(at), y.unbind(at)
         total = write[order[0]]
         if op.exclusive:
@@ -138,7 +139,7 @@ def affine_scan_of_parts(v: Value, setting: Setting) -> Call:
 
 
 def _in_order(factors: Sequence[Tensor], terms: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-    y = torch.empty(shape, dtype=terms[0].dtype, device=terms[0].device)
+    y = pages.empty(shape, terms[0].dtype, terms[0].device)
     places = y.unbind(0)
     h = places[0].copy_(terms[0])
     for a, x, here in zip(factors[1:], terms[1:], places[1:], strict=True):

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from backends import pages
 from backends.eager.decay import decay
 from backends.eager.decay_back import decay_back
 from backends.eager.decay_numbers import decay_numbers
@@ -61,7 +62,7 @@ def scan(v: Value, setting: Setting, planned: Planned) -> Call:
 
     def loop(*args: Tensor) -> list[Tensor]:
         carries, constants = list(args[:first]), args[last:]
-        stacks = [torch.empty(shape, dtype=d, device=setting.device) for shape, d in zip(shapes, dtypes, strict=True)]
+        stacks = [pages.empty(shape, d, setting.device) for shape, d in zip(shapes, dtypes, strict=True)]
         columns: list[Sequence[Tensor]] = []
         for i, j in entering.items():
             start, *after = stacks[j].unbind(0)[:: -1 if op.reverse else 1]

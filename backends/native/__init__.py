@@ -17,6 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from backends import pages
 from backends.native.compiler import HERE, installed
 from backends.native.emission import Emitted, emit
 from backends.native.kept import Record
@@ -84,8 +85,19 @@ class Prepared:
         """The library for inputs of these dtypes; it checks nothing."""
         types = Types.of(self._program, dtypes, self._alone)
         if types not in self._runs:
-            self._runs[types] = load(build(self._program, types), self._program, types)
+            self._runs[types] = self._loaded(types)
         return self._runs[types]
+
+    def _loaded(self, types: Types) -> Run:
+        record = build(self._program, types)
+        try:
+            return load(record, self._program, types)
+        except OSError:  # the disk lost a part of it: once more
+            record.forget()
+        try:
+            return load(build(self._program, types), self._program, types)
+        except OSError as error:
+            raise BackendError(f"a library that was just compiled cannot be loaded: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -166,7 +178,7 @@ def load(record: Record, program: Program, types: Types) -> Run:
             x if x.dtype is dtype and x.is_contiguous() and not x.is_neg() and not x.is_conj() else _plain(x, dtype)
             for x, dtype in zip(inputs, types.inputs, strict=True)
         ]
-        out = [torch.empty(shape, dtype=dtype) for shape, dtype in made]
+        out = [pages.empty(shape, dtype) for shape, dtype in made]
         threads = 1 if FORKED else torch.get_num_threads()
         arena = ARENAS.of(needed + threads * each)
         function(addresses(*[x.data_ptr() for x in (*held, *out)]), arena.data_ptr(), threads)
@@ -188,9 +200,9 @@ class Arenas(threading.local):
 
     def of(self, size: int) -> Tensor:
         if size > KEPT:
-            return torch.empty(size + 64, dtype=torch.uint8)
+            return pages.empty((size + 64,), torch.uint8)
         if self._kept.numel() < size:
-            self._kept = torch.empty(size + 64, dtype=torch.uint8)
+            self._kept = pages.empty((size + 64,), torch.uint8)
         return self._kept
 
 

@@ -24,7 +24,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from backends.disk import UNFINISHED, clean, folder
-from mixer_ir.errors import BackendError
+from mixer_ir.errors import BackendError, MachineError
 
 HERE = Path(__file__).parent
 KEPT = "native"
@@ -54,7 +54,7 @@ MISSING = (
 )
 
 
-class NoCompiler(BackendError):
+class NoCompiler(MachineError):
     """There is none on this machine that works."""
 
 
@@ -104,9 +104,12 @@ class Compiler:
                             f"{shlex.join(self.command)} does not compile a program: "
                             f"{_first(said) or f'status {status}'} (all that it said, and the program: {log})"
                         )
-                    os.replace(Path(place, path.stem, "program.so"), path)
+                    made = Path(place, path.stem, "program.so")
+                    with made.open("rb") as whole:
+                        os.fsync(whole.fileno())
+                    os.replace(made, path)
         except OSError as error:
-            raise BackendError(
+            raise MachineError(
                 f"the native backend keeps compiled programs in {where}, where it cannot write "
                 f"({error.strerror}); name another folder with MIXER_IR_CACHE"
             ) from error

@@ -21,6 +21,7 @@ from backends.native.spelling import TYPES
 from backends.uniform import uniform
 from lowering import program as p
 from lowering.build import Builder
+from lowering.halves import halved
 from lowering.program import Program, Value
 
 HEAD = """#include "program.h"
@@ -44,7 +45,7 @@ def emit(program: Program, width: int, narrow: Sequence[str] = ()) -> Emitted:
     narrow   for each input, then each output: the format (bfloat16, float16) of what takes two bytes there, or ""
     """
     narrow = narrow or ("",) * (len(program.inputs) + len(program.outputs))
-    plain = shared(uniform(turned(oriented(uniform(sunk(parted(converted(opened(program), narrow))))))))
+    plain = shared(uniform(turned(oriented(uniform(sunk(halved(parted(converted(opened(program), narrow)))))))))
     emitter = Emitter(width)
     stores = []
     for i, v in enumerate((*plain.inputs, *plain.outputs)):

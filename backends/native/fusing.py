@@ -231,13 +231,13 @@ def _times(v: Value) -> int:
 
 
 def _deep(order: Iterable[Value]) -> set[Value]:
-    """Functions that end a chain of DEEPEST: one expression holds no more."""
+    """What ends a chain of DEEPEST: one expression holds no more."""
     found: set[Value] = set()
     depth: dict[Value, int] = {}
     for v in order:
         over = isinstance(v.op, p.Input | p.Scan | p.Region | p.Pick) or is_sum(v)
         depth[v] = 0 if over else 1 + max((depth[a] for a in v.args), default=0)
-        if depth[v] >= DEEPEST and isinstance(v.op, p.Map):
+        if depth[v] >= DEEPEST and isinstance(v.op, p.Map | p.Pad | p.Flip | p.Merge):
             found.add(v)
             depth[v] = 0
     return found

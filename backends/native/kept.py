@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,6 +35,12 @@ class Record:
 
     def beside(self, name: str) -> Path:
         return folder(KEPT) / name
+
+    def forget(self) -> None:
+        """Takes the libraries away, of which one cannot be loaded."""
+        for name in (self.library, *self.routines):
+            with suppress(OSError):
+                self.beside(name).unlink()
 
 
 def key_of(program: str, types: object) -> str | None:

@@ -192,8 +192,47 @@ FN real m_tanh(real x) {
 
 FN real m_sqrt(real x) { return LIBM(__builtin_sqrt)(x); }
 FN real m_sign(real x) { return x != x ? x : (real)((x > 0) - (x < 0)); }
+#ifdef DOUBLE
 OUTSIDE real m_sin(real x) { return LIBM(sin)(x); }
 OUTSIDE real m_cos(real x) { return LIBM(cos)(x); }
+#else
+// |x| = number · π/2 + r. Below 2²⁰ the product is exact; above, |x| is a whole number times 2ᵉ, and times the digits of
+// 1 / 2π from the e-th on it is the part of a turn: what goes over 64 bits is whole turns.
+FN float in_quarters(float x, int *number) {
+    static const uint64_t turn[] = {0x0517cc1b727220a9ULL, 0x4fe13abe8fa9a6eeULL, 0x06db14acc9e21c82ULL}; // three places further right
+    float a = m_abs(x);
+    ubits i = bits_of(a);
+    int e = (int)(i >> MANTISSA) - 147, at = e < 0 ? 0 : e, last = at & 63;
+    uint64_t whole = (i & 0x7fffff) | 0x800000, digits = turn[at >> 6] << last | turn[(at >> 6) + 1] >> 1 >> (63 - last);
+    double far = (double)(int32_t)(whole * digits >> 32) * 0x1p-30, near = a * 0.63661977236758134308;
+    double t = a < 0x1p20f ? near : far, n = __builtin_rint(t);
+    near = (a - n * 1.57079632673412561417) - n * 6.07710050650619224932e-11;
+    *number = (int)n;
+    return a < 0x1p20f ? near : (t - n) * 1.57079632679489661923;
+}
+
+// sine (or with one quarter more, cosine) of r + number · π/2
+FN float of_quarters(float r, int number) {
+    float z = r * r;
+    float s = ((-1.9515295891e-4f * z + 8.3321608736e-3f) * z - 1.6666654611e-1f) * z * r + r;
+    float c = ((2.443315711809948e-5f * z - 1.388731625493765e-3f) * z + 4.166664568298827e-2f) * z * z - 0.5f * z + 1;
+    float y = number & 1 ? c : s;
+    return number & 2 ? -y : y;
+}
+
+FN float m_sin(float x) {
+    int n;
+    float r = in_quarters(x, &n), y = of_quarters(r, n);
+    y = bits_of(x) < 0 ? -y : y;
+    return x - x == 0 ? y : x - x;
+}
+
+FN float m_cos(float x) {
+    int n;
+    float r = in_quarters(x, &n), y = of_quarters(r, n + 1);
+    return x - x == 0 ? y : x - x;
+}
+#endif
 OUTSIDE real m_erf(real x) { return LIBM(erf)(x); }
 OUTSIDE real m_pow(real x, real y) { return LIBM(pow)(x, y); }
 
@@ -236,7 +275,19 @@ FN real c_real(cplx x) { return CLIBM(__builtin_creal)(x); }
 FN real c_imag(cplx x) { return CLIBM(__builtin_cimag)(x); }
 FN cplx c_conj(cplx x) { return MAKE_COMPLEX(c_real(x), -c_imag(x)); }
 OUTSIDE real c_abs(cplx x) { return CLIBM(cabs)(x); }
+#ifdef DOUBLE
 OUTSIDE cplx c_exp(cplx x) { return CLIBM(cexp)(x); }
+#else
+FN cplx c_exp(cplx x) {
+    float re = c_real(x), im = c_imag(x), s, c;
+    int n;
+    float r = in_quarters(im, &n), far = re > 80 ? 8 : 0, e = m_exp(re - far), k = re > 80 ? 2980.9579870417283f : 1;
+    s = im == 0 ? im : (bits_of(im) < 0 ? -1 : 1) * of_quarters(r, n) * e * k;
+    c = of_quarters(r, n + 1) * e * k;
+    int finite = im - im == 0, none = re == -INF;
+    return MAKE_COMPLEX(finite ? c : none ? 0 : im - im, finite ? s : none ? 0 : im - im);
+}
+#endif
 OUTSIDE cplx c_log(cplx x) { return CLIBM(clog)(x); }
 OUTSIDE cplx c_log1p(cplx x) { return CLIBM(clog)(1 + x); }
 OUTSIDE cplx c_expm1(cplx x) { return CLIBM(cexp)(x) - 1; }

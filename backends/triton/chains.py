@@ -7,19 +7,46 @@ from functools import lru_cache
 from math import prod
 from typing import TypeAlias
 
-from backends.triton.evaluate import Buffer
+from backends.triton.evaluate import Buffer, computed
 from backends.triton.products import LEAST
 from lowering import program as p
+from lowering.fused import fixed
 from lowering.program import Value
 
 APART = p.Solve | p.Scan | p.AffineScan | p.Pick | p.Transform
 """what is in memory in any case"""
 
 
+def transforms(v: Value, known: Mapping[Value, Buffer]) -> bool:
+    """Whether a product with a matrix of numbers is taken in place on the way to v."""
+    products = (x for x in computed(v, known) if isinstance(x.op, p.Contract))
+    return any(fixed(a) and _varied(a) for x in products for a in x.args)
+
+
 @lru_cache(maxsize=1 << 14)
-def fixed(v: Value) -> bool:
-    """Whether v is the same whatever the inputs are."""
-    return not isinstance(v.op, p.Input) and all(fixed(a) for a in v.args)
+def _varied(v: Value) -> bool:
+    """Whether a value that hangs on no input has different entries: a product with ones is a plain sum."""
+    return isinstance(v.op, p.Iota) or any(map(_varied, v.args))
+
+
+def companions(v: Value, roots: Iterable[Value], known: Mapping[Value, Buffer]) -> list[Value]:
+    """Other sums on the way to a kernel's results that run over the same entries, of what shares products with v."""
+    seen = dict.fromkeys(x for root in roots for x in (root, *(y for a in root.args for y in computed(a, known))))
+    alike = [x for x in seen if x is not v and _sum(x) == _sum(v)]
+    own, found = _products(v, known), dict[Value, None]()
+    while more := [x for x in alike if x not in found and x not in own and not own.isdisjoint(_products(x, known))]:
+        found |= dict.fromkeys(more)
+        own = own.union(*(_products(x, known) for x in more))
+    return [x for x in found if x not in own]
+
+
+def _sum(v: Value) -> object:
+    """What a contraction runs over, and what it leaves."""
+    return isinstance(v.op, p.Contract) and (v.op.over, v.sizes, [v.args[0].size(a) for a in v.op.over])
+
+
+def _products(v: Value, known: Mapping[Value, Buffer]) -> set[Value]:
+    return {x for a in v.args for x in computed(a, known) if isinstance(x.op, p.Contract)}
 
 
 Digits: TypeAlias = tuple[tuple[int, int], ...]

@@ -4,7 +4,9 @@ It is run by its path and imports Triton alone, so that it starts at once and co
 Task and reply are JSON objects:
 
     {"source", "name", "signature": {argument: type}, "target": [backend, architecture, lanes], "options": {…}}
-    {"registers", "stack", "spills", "shared", "tensor": {instruction: count}, "ttir"}  or  {"error": …}
+    {"registers", "stack", "spills", "shared", "columns", "tensor": {instruction: count}, "ttir"}  or  {"error": …}
+
+`shared` is in bytes, `columns` are those of tensor memory (128 lanes of 4 bytes each), which Blackwell's products take.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ def made(task: dict[str, Any]) -> dict[str, Any]:
     backend, arch, lanes = task["target"]
     done: Any = triton.compile(source, target=GPUTarget(backend, arch, lanes), options=task["options"])
     found = nvidia(done.asm["cubin"], task["name"]) if backend == "cuda" else amd(done.asm["amdgcn"])
-    return {**found, "shared": int(done.metadata.shared), "ttir": str(done.asm["ttir"])}
+    columns = int(getattr(done.metadata, "tmem_size", None) or 0)
+    return {**found, "shared": int(done.metadata.shared), "columns": columns, "ttir": str(done.asm["ttir"])}
 
 
 def nvidia(cubin: bytes, name: str) -> dict[str, Any]:

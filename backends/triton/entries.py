@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from backends.triton import tile as t
@@ -64,6 +65,8 @@ def mapped(e: Evaluator, v: Value, where: Where) -> Tile:
     fn = v.op.fn
     if fn not in FORMS:
         raise BackendError(f"the triton backend has no spelling of the function {fn!r}")
+    if fn == "pow" and v.kind == "real" and (number := _power(v)) is not None:
+        return literal(v, number)
     tiles = [e.at(a, where) for a in v.args]
     if v.kind == "int" and all(a.kind == "int" for a in v.args) and (made := _whole(e, v, fn, tiles)) is not None:
         return made
@@ -76,6 +79,14 @@ def mapped(e: Evaluator, v: Value, where: Where) -> Tile:
         return made
     form = f"_near_{fn}({{}})" if fn in ("sin", "cos") and _near(e, v.args[0]) else FORMS[fn]
     return e.w.map(form, *tiles, kind=v.kind, hint=NAMES.get(fn, "x"))
+
+
+def _power(v: Value) -> float | None:
+    """A number to the power of a number: it is one."""
+    x, y = ((a.args[0] if isinstance(a.op, p.Cast) else a).op for a in v.args)
+    if isinstance(x, p.Constant) and isinstance(y, p.Constant) and float(x.value.real) > 0:
+        return math.pow(float(x.value.real), float(y.value.real))
+    return None
 
 
 def _near(e: Evaluator, angle: Value) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -33,11 +33,15 @@ class Cut(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A value in memory, packed in the order of its axes, or of `layout` where only kernels read it."""
+    """A value in memory, packed in the order of its axes, or of `layout` where only kernels read it.
+
+    of   the result of a loop that the value is, at other places; or the loop at whose end it is computed
+    """
 
     name: str
     value: Value
     layout: tuple[str, ...] | None = None
+    of: Value | None = field(default=None, compare=False)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -94,6 +98,12 @@ class Evaluator:
             made = replace(made, symmetric=True)
         self.memo[min(made.depth, len(self.memo) - 1)][key] = made, tuple(slots)
         return made
+
+    def keep(self, v: Value, where: Where, made: Tile) -> None:
+        """What v is at `where`, computed beside another value."""
+        slots: dict[t.Dim, int] = {}
+        key = (v, tuple(t.place_of(where[a], slots) for a in v.axes))
+        self.memo[min(made.depth, len(self.memo) - 1)][key] = made, tuple(slots)
 
     def _made(self, v: Value, where: Where) -> Tile:
         if v in self.bound:

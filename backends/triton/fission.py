@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 
+from backends.triton.rows import Rows
 from lowering import program as p
 from lowering.build import Builder
 from lowering.program import Program, Value
@@ -76,6 +77,10 @@ def _loop(b: Builder, op: p.Scan, args: Sequence[Value], found: dict[Value, Valu
     _remember(b, scan, picks, args, found)
     known = dict(zip(outputs[n:], picks[n:], strict=True)) | dict(zip(body.inputs[n:], args[n:], strict=True))
     made = dict(zip(kept, picks, strict=False))
+    if (rows := Rows.of(body, carries, [body.outputs[i] for i in late])) is not None:
+        names = {a for x in body.order for a in x.axes} | {op.axis}
+        along = next(a for a in (f"_{rows.axis}" + "_" * n for n in range(len(names) + 1)) if a not in names)
+        known |= rows.loop(b, op, dict(zip(body.inputs, args, strict=True)), along)
     for i in late:
         y = body.outputs[i]
         x = b.expand(_lifted(b, y, known, found), {**y.sizes, op.axis: op.length})

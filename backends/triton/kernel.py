@@ -47,8 +47,10 @@ WORTH = 0.25
 """where nothing fits, twice as many programs are to hold less by this power of two; unless it spilled"""
 LIMITS = (145, 112, 80)
 """registers of a thread that tiles may take: the rest is for addresses and for what an instruction works on"""
-LAST = 64
+LAST = 48
 """the lowest of them"""
+STAGES = 2
+"""how deep loads are pipelined: deeper costs shared memory that the tiles need"""
 
 
 def shapes(setting: Setting) -> list[Setting]:
@@ -96,7 +98,7 @@ class Kernel:
     text   of the kernel itself     helpers   the names of what it calls
     grid   programs by axis: their product is launched     warps   of each program
     held   registers that its tiles take at once, all threads together (an estimate); whether they fit
-    parts  the kernels that stand side by side in it
+    parts  the kernels that stand side by side in it     stages   how deep its loads are pipelined
     """
 
     name: str
@@ -110,6 +112,7 @@ class Kernel:
     setting: Setting = Setting()
     fits: bool = True
     parts: tuple[Kernel, ...] = ()
+    stages: int = STAGES
 
     def crowded(self, share: float) -> bool:
         """Whether its tiles take more than `share` of the registers that they may take: the estimate is not exact."""

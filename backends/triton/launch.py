@@ -29,10 +29,10 @@ from backends.triton.known import installed, refusal, sound
 from backends.triton.levels import levels
 from backends.triton.library import called
 from backends.triton.narrow import narrow
-from backends.triton.partition import Call, Launch, Plan, Repeat, Step, reads, writes
 from backends.triton.plans import planned
 from backends.triton.real import real
 from backends.triton.settle import settled
+from backends.triton.steps import Call, Launch, Plan, Repeat, Step, reads, writes
 from backends.triton.tune import Timer, Way, name_of, tuned
 from lowering import program as p
 from lowering.program import Program, Value
@@ -266,7 +266,7 @@ def launch(kernel: Kernel, tensors: list[Tensor], way: Way) -> None:
 
     run, warps = _compiled(kernel, way.warps, target_of(tensors[-1].device))
     try:
-        run[(kernel.programs,)](*args, num_warps=warps, num_stages=way.stages)
+        run[(kernel.programs,)](*args, num_warps=warps, num_stages=way.stages or kernel.stages)
     except OutOfResources as error:
         raise BackendError(f"{kernel.name} needs more of the device than it has: {error}") from error
     except InterpreterError as error:

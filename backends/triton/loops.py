@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from backends.triton import tile as t
+from backends.triton.bounds import turns
+from backends.triton.ends import at_the_end, moved
 from backends.triton.evaluate import Buffer, Cut, Evaluator, Where, meaning, stripped
 from backends.triton.kernel import Grid, Kernel, Setting, assembled
 from backends.triton.products import whole
@@ -15,7 +18,7 @@ from backends.triton.sums import cumulated, fresh, looping, neutral_of, padded, 
 from backends.triton.tile import Dim, Index, Tile
 from backends.triton.writer import Writer
 from lowering import program as p
-from lowering.program import Value
+from lowering.program import Program, Value
 
 STEPS, LANES = 64, 32
 """of a tile of a scan that runs entry by entry: places along the axis, and beside it"""
@@ -153,15 +156,25 @@ def cumulate(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: 
 
 
 def scan(
-    name: str, v: Value, roots: Mapping[int, Buffer], buffers: Mapping[Value, Buffer], setting: Setting, title: str
+    name: str,
+    v: Value,
+    roots: Mapping[int, Buffer],
+    buffers: Mapping[Value, Buffer],
+    setting: Setting,
+    title: str,
+    ends: Sequence[Buffer] = (),
 ) -> Kernel:
-    """A loop that carries tiles: `roots` are the results that are stored, by index."""
+    """A loop that carries tiles.
+
+    roots   its results that are stored, by index     ends   what is computed of its last states and stored
+    """
     op = v.op
     assert isinstance(op, p.Scan)
-    e = _evaluator(setting, buffers, {b.value for b in roots.values()})
+    e = _evaluator(setting, buffers, {b.value for b in (*roots.values(), *ends)})
     grid = Grid()
     body = op.body
     wanted = _within(op, v, buffers)
+    e.w.piped = bool(wanted.rows)
     where: dict[str, Index] = {}
     for x in (*body.inputs[: op.carries], *body.outputs):
         where |= places(x, wanted, grid, setting.tile, known=where)
@@ -176,7 +189,8 @@ def scan(
         with e.w.about(nouns[i][0]):
             e.w.assign(f"S{i}", start.text, dims[i])
     head, place = _step(e, op.axis, op.length, op.reverse)
-    with looping(e, head, op.length):
+    first, count = turns(v, where) or (0, op.length)
+    with looping(e, head, count, first):
         here = place()
         for i, x in enumerate(body.inputs):
             if i < op.carries:
@@ -186,7 +200,7 @@ def scan(
         made = [e.at(y, where) for y in body.outputs]
         for i, b in roots.items():
             if i >= op.carries:
-                e.store(b, made[i], {**where, op.axis: here})
+                e.store(b, made[i], _moved(b, {**where, op.axis: here}))
         for i in range(op.carries):
             with e.w.about(f"new_{nouns[i][0]}", nouns[i][1]):
                 new = whole(e, e.typed(made[i], made[i]), dims[i])
@@ -197,7 +211,46 @@ def scan(
     for i, b in roots.items():
         if i < op.carries:
             e.store(b, Tile(f"S{i}", dims[i], body.outputs[i].kind), where)
-    return assembled(name, e, grid, list(roots.values()), title)
+    for x in dict.fromkeys(x for b in ends for x in at_the_end(b.value, buffers) if isinstance(x.op, p.Pick)):
+        assert isinstance(x.op, p.Pick)
+        e.bound[x] = _carried(x, Tile(f"S{x.op.index}", dims[x.op.index], x.kind), where)
+    for b in ends:
+        there = moved(b.value, where)
+        e.store(b, e.at(b.value, there), there)
+    return assembled(name, e, grid, [*roots.values(), *ends], title)
+
+
+def placed(program: Program) -> dict[Value, Value]:
+    """Results of the program that are a loop's result at other places and nothing else is: the loop stores them so."""
+    readers = Counter(a for v in program.order for a in dict.fromkeys(v.args))
+    outputs = Counter(program.outputs)
+    made = {}
+    for y in outputs:
+        v = y
+        while isinstance(v.op, MOVED) and readers[v.args[0]] == 1 and not outputs[v.args[0]]:
+            v = v.args[0]
+        of = v.args[0].op if v is not y and isinstance(v.op, p.Pick) else None
+        if isinstance(of, p.Scan) and isinstance(v.op, p.Pick) and v.op.index >= of.carries:
+            made[y] = v
+    return made
+
+
+MOVED = (p.Rename, p.Order, p.Merge)
+
+
+def _moved(b: Buffer, where: Where) -> Where:
+    """Where a buffer's entries are, from where those of the loop's result are."""
+    chain, v = [], b.value
+    while b.of is not None and v is not b.of:
+        chain.append(v)
+        v = v.args[0]
+    here = dict(where)
+    for x in reversed(chain):
+        if isinstance(x.op, p.Rename):
+            here[x.op.new] = here.pop(x.op.old)
+        elif isinstance(x.op, p.Merge):
+            here[x.op.axis] = t.joined(here.pop(x.op.outer), here.pop(x.op.inner), x.args[0].size(x.op.inner))
+    return here
 
 
 def _noun(y: Value) -> tuple[str, str]:
@@ -219,12 +272,23 @@ def _within(op: p.Scan, v: Value, buffers: Mapping[Value, Buffer]) -> Demands:
         found.whole.add(a)
     free = {a for x in op.body.inputs[: op.carries] for a in x.axes} - summed
     found.whole |= found.tiles.keys() - free
+    found.rows = _rows(op, free)
     if not found.tiles:
         sizes = {a: n for x in op.body.inputs[: op.carries] for a, n in x.sizes.items()}
         best = max(sizes, key=lambda a: (a.startswith("_"), sizes[a]), default=None)
         if best is not None:
             found.tiles[best] = 1
     return found
+
+
+def _rows(op: p.Scan, free: set[str]) -> str:
+    """The axis of every carry that products take from what is the same at each step, as the rows of what they give."""
+    fixed = op.body.inputs[op.carries + op.steps :]
+    multiplied = {a for x in op.body.order if isinstance(x.op, p.Contract) for a in x.axes}
+    shared = free.intersection(multiplied, *(x.axes for x in op.body.inputs[: op.carries]))
+    found = [a for a in sorted(shared) if any(a in x.axes and len(x.axes) > 1 for x in fixed)]
+    made = [a for a in found if all(a not in x.axes for x in op.body.inputs[op.carries : op.carries + op.steps])]
+    return max(made, key=lambda a: max(x.size(a) for x in fixed if a in x.axes), default="")
 
 
 def _carried(x: Value, tile: Tile, where: Where) -> Callable[[Where], Tile]:

@@ -13,16 +13,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
-from typing import TypeAlias
 
 from backends.triton import loops, roots
 from backends.triton.beside import beside
+from backends.triton.carried import carried
 from backends.triton.chains import APART, bare, overlong, repeated
+from backends.triton.ends import at_the_end, loop_of
 from backends.triton.evaluate import Buffer, Cut, computed, hint, meaning, stripped
 from backends.triton.fission import fissioned
 from backends.triton.inverses import inverted
 from backends.triton.kernel import LIMITS, Kernel, Setting, fitting, shapes
 from backends.triton.roots import demands
+from backends.triton.sinking import sunk
+from backends.triton.stages import apart, staged
+from backends.triton.steps import Call, Launch, Plan, Repeat, Step, reads, writes
 from backends.triton.sums import WHOLE
 from backends.triton.tile import word
 from lowering import program as p
@@ -31,49 +35,6 @@ from mixer_ir.errors import BackendError
 
 FAR = 3.0
 """how many times the registers that there are a kernel's tiles may take before it is cut between its products"""
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One kernel."""
-
-    kernel: Kernel
-
-
-@dataclass(frozen=True)
-class Call:
-    """A library's operation: a Fourier transform, or a triangular system larger than a tile."""
-
-    buffer: Buffer
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """A loop whose body takes kernels of its own, or does not fit into one: run from outside, step by step."""
-
-    scan: Value
-    body: Plan
-    results: tuple[Buffer, ...]
-
-
-Step: TypeAlias = Launch | Call | Repeat
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The steps in order; `inputs` and `outputs` are the buffers of the program's own (an output may be an input)."""
-
-    program: Program
-    inputs: tuple[Buffer, ...]
-    outputs: tuple[Buffer, ...]
-    steps: tuple[Step, ...]
-
-    def kernels(self) -> list[Kernel]:
-        """All kernels, those of loops' bodies included."""
-        found: list[Kernel] = []
-        for s in self.steps:
-            found += [s.kernel] if isinstance(s, Launch) else s.body.kernels() if isinstance(s, Repeat) else []
-        return found
 
 
 def plan(
@@ -89,32 +50,19 @@ def plan(
              the same program object named them
     alone    such values whose kernels are not put side by side with others
     """
-    return _Partition(_prepared(program), setting, prefix, limits or {}, alone).plan()
+    made = []
+    for one in _prepared(program):
+        made.append(_Partition(one, setting, prefix, limits or {}, alone).plan())
+        if all(k.fits for k in made[-1].kernels()):
+            break
+    return min(made, key=lambda x: max((k.held / (k.setting.limit * k.warps) for k in x.kernels()), default=0.0))
 
 
 @lru_cache(maxsize=16)
-def _prepared(program: Program) -> Program:
-    return fissioned(inverted(program, WHOLE))
-
-
-def reads(step: Step) -> tuple[Value, ...]:
-    match step:
-        case Launch(kernel=kernel):
-            return tuple(b.value for b in kernel.reads)
-        case Call(buffer=buffer):
-            return buffer.value.args
-        case Repeat(scan=scan):
-            return scan.args
-
-
-def writes(step: Step) -> tuple[Buffer, ...]:
-    match step:
-        case Launch(kernel=kernel):
-            return kernel.writes
-        case Call(buffer=buffer):
-            return (buffer,)
-        case Repeat(results=results):
-            return results
+def _prepared(program: Program) -> tuple[Program, ...]:
+    """As it is cut into kernels, states read where they are carried; then without that, if registers do not suffice."""
+    plain = fissioned(inverted(program, WHOLE))
+    return tuple(staged(sunk(x)) for x in dict.fromkeys((carried(plain), plain)))
 
 
 @dataclass
@@ -129,13 +77,19 @@ class _Partition:
     made: dict[Value, Step] = field(default_factory=dict)
     inside_of: dict[Value, set[Value]] = field(default_factory=dict)
     """what was computed in place by the steps that were made: they are made again if it is in memory by now"""
+    apart: set[Value] = field(default_factory=set)
+    """what a loop's program cannot compute at its end"""
 
     def plan(self) -> Plan:
         for v in self.program.inputs:
             assert isinstance(v.op, p.Input)
             self.buffer(v, v.op.name)
+        placed = loops.placed(self.program)
         for name, v in zip(self.program.names, self.program.outputs, strict=True):
-            self.buffer(v, name)
+            if v not in self.buffers:
+                self.buffers[v] = replace(self.buffer(v, name), of=placed.get(v))
+        for v in apart(self.program):
+            self.between_kernels(v)
         inputs = set(self.program.inputs)
         while True:
             count = len(self.buffers)
@@ -158,12 +112,16 @@ class _Partition:
     def complete(self, inputs: set[Value]) -> None:
         """A step for every buffer, and for those that turn out to be needed on the way."""
         tries = 0
-        while missing := [v for v in self.buffers if v not in inputs and _producer(v) not in self.made]:
+        while missing := [v for v in self.buffers if v not in inputs and self.producer(v) not in self.made]:
             for v in missing:
-                if _producer(v) not in self.made:
+                if (maker := self.producer(v)) not in self.made:
                     try:
-                        self.made[_producer(v)] = self.step(v)
-                        self.inside_of[_producer(v)] = {x for a in _producer(v).args for x in computed(a, self.buffers)}
+                        if self.ending(v):
+                            continue
+                        self.made[maker] = self.step(v)
+                        self.inside_of[maker] = {x for a in maker.args for x in computed(a, self.buffers)}
+                        for b in self.ends(maker):
+                            self.inside_of[maker] |= {*at_the_end(b.value, self.buffers)} - self.buffers.keys()
                     except Cut as cut:
                         self.cut(v, cut)
                         tries += 1
@@ -179,7 +137,7 @@ class _Partition:
                 name = f"{base}{i}"
             self.names.add(name)
             self.buffers[v] = Buffer(name, v)
-            self.made.pop(_producer(v), None)
+            self.made.pop(self.producer(v), None)
         return self.buffers[v]
 
     def cut(self, root: Value, cut: Cut) -> None:
@@ -190,6 +148,27 @@ class _Partition:
         if v in self.buffers:
             raise BackendError(f"the triton backend cannot compute {v.op} as {cut}") from cut
         self.between_kernels(v)
+
+    def ending(self, v: Value) -> bool:
+        """Whether v is computed by the program that runs a loop, at its end, and is from now on."""
+        b = self.buffers[v]
+        if b.of is not None or v in self.apart or (scan := loop_of(v, self.buffers)) is None:
+            return False
+        self.buffers[v] = replace(b, of=scan)
+        try:
+            self.loop(scan, b.name)
+        except Cut as cut:
+            self.buffers[v] = b
+            if cut.value in at_the_end(v, self.buffers) or cut.value not in self.program.order:
+                self.apart.add(v)
+                return False
+            raise
+        self.made.pop(scan, None)
+        return True
+
+    def ends(self, scan: Value) -> list[Buffer]:
+        """What is computed at a loop's end beside its last states."""
+        return [b for b in self.buffers.values() if b.of is scan]
 
     # ------------------------------------------------------------------ one step
 
@@ -202,8 +181,8 @@ class _Partition:
         if isinstance(op, p.Transform) or (isinstance(op, p.Solve) and v.size(op.row) > WHOLE):
             self.ask(v.args)
             return Call(buffer)
-        if isinstance(op, p.Pick):
-            return self.loop(v.args[0], name)
+        if isinstance(self.producer(v).op, p.Scan):
+            return self.loop(self.producer(v), name)
         if isinstance(op, p.AffineScan):
             return self.launch(lambda s: loops.affine(name, buffer, {**rest, v: buffer}, s, title), v)
         if isinstance(op, p.Cumulate) and (v.size(op.axis) > WHOLE or demands(v.args, self.buffers).tiles):
@@ -271,6 +250,23 @@ class _Partition:
         own = {x: Buffer("", x) for x in self.program.order if isinstance(x.op, APART)}
         return sum(isinstance(x.op, p.Contract) for a in v.args for x in computed(a, {**own, **self.buffers}))
 
+    def dear(self, v: Value, scan: Value) -> bool:
+        """Whether v takes functions that many instructions spell, which many programs of a loop would compute again."""
+        assert isinstance(scan.op, p.Scan)
+        carries = scan.op.body.inputs[: scan.op.carries]
+        summed = {a for x in scan.op.body.order if isinstance(x.op, p.Contract | p.Reduce) for a in x.op.over}
+        again = min((prod(n for a, n in x.sizes.items() if a not in {*v.axes, *summed}) for x in carries), default=1)
+        made = (x for x in computed(v, self.buffers) if isinstance(x.op, p.Map) and x.op.fn in LONG and x.axes)
+        fixed = v in scan.args[scan.op.carries + scan.op.steps :] and len(v.axes) > 1
+        often = again >= AGAIN or (fixed and scan.op.length >= TURNS)
+        return often and any(made) and not _multiplies(v, self.buffers)
+
+    def condenses(self, v: Value) -> bool:
+        """Whether v is made by products of what takes at least four times the room of v."""
+        made = [*computed(v, self.buffers)]
+        read = {a for x in made for a in x.args if a in self.buffers}
+        return any(isinstance(x.op, p.Contract) for x in made) and sum(prod(x.shape) for x in read) >= 4 * prod(v.shape)
+
     def factor(self, v: Value) -> Value:
         """A factor of a product on the way to v that is made of one itself and has fewer entries than v; else v."""
         known = self.rest(v)
@@ -322,21 +318,44 @@ class _Partition:
         """A loop as one kernel, or from outside where its body does not fit into one."""
         assert isinstance(scan.op, p.Scan)
         for x in scan.args:
-            if x not in self.buffers and (count := self.products(x)) > 1:
+            if (y := stripped(x)) not in self.buffers and (loop_of(y, self.buffers) or self.dear(x, scan)):
+                self.between_kernels(y)
+            if x not in self.buffers and ((count := self.products(x)) > 1 or self.condenses(x)):
                 kept = self.factor(x) if count == 2 else x  # what a step does not wait for is computed for all at once
                 self.between_kernels(kept)
-        picked = {v.op.index: b for v, b in self.buffers.items() if isinstance(v.op, p.Pick) and v.args[0] is scan}
-        title = f"{', '.join(b.name for b in picked.values())}: a loop over {word(scan.op.axis)} that carries a state."
+        picked = self.picked(scan)
+        for b in self.ends(scan):
+            if loop_of(b.value, self.buffers) is None:  # by now it waits for what waits for the loop
+                self.buffers[b.value] = replace(b, of=None)
+        ends = self.ends(scan)
+        stored = [*picked.values(), *ends]
+        title = f"{', '.join(b.name for b in stored)}: a loop over {word(scan.op.axis)} that carries a state."
         try:
             return self.launch(
-                lambda s: loops.scan(name, scan, picked, self.buffers, s, title), *(b.value for b in picked.values())
+                lambda s: loops.scan(name, scan, picked, self.buffers, s, title, ends), *(b.value for b in stored)
             )
         except Cut as cut:
-            if cut.value in self.program.order and cut.value not in self.buffers:
+            if ends or (cut.value in self.program.order and cut.value not in self.buffers):
                 raise
         self.ask(scan.args)
+        for b in picked.values():
+            if b.of is not None:  # a loop from outside stores its results as they are
+                self.buffer(b.of, hint(b.of))
+                self.buffers[b.value] = replace(b, of=None)
+        picked = self.picked(scan)
         body = plan(scan.op.body, self.setting, f"{name}_", self.limits, self.alone)
         return Repeat(scan, body, tuple(picked.values()))
+
+    def picked(self, scan: Value) -> dict[int, Buffer]:
+        """The buffers of a loop's results, by their number."""
+        picks = ((b.of or v, b) for v, b in self.buffers.items())
+        return {v.op.index: b for v, b in picks if isinstance(v.op, p.Pick) and v.args[0] is scan}
+
+    def producer(self, v: Value) -> Value:
+        """What v's step computes: v, or the loop that it is a result of."""
+        b = self.buffers.get(v)
+        v = v if b is None or b.of is None else b.of
+        return v.args[0] if isinstance(v.op, p.Pick) else v
 
     # ------------------------------------------------------------------ all steps
 
@@ -345,7 +364,7 @@ class _Partition:
         done: dict[Value, Step] = {}
 
         def visit(v: Value) -> None:
-            key = _producer(v)
+            key = self.producer(v)
             if key in done or key not in self.made:
                 return
             for x in reads(self.made[key]):
@@ -371,7 +390,7 @@ class _Partition:
         """Kernels that store results of one grid are one, as long as its tiles fit into registers."""
         made: list[Step] = []
         for s in group:
-            if isinstance(s, Launch) and not any(_loops(b.value) for b in s.kernel.writes):
+            if isinstance(s, Launch) and not any(map(_loops, s.kernel.writes)):
                 for i, other in enumerate(made):
                     if (one := self.one(other, s)) is not None:
                         made[i] = one
@@ -383,7 +402,7 @@ class _Partition:
         return made
 
     def one(self, first: Step, second: Launch) -> Launch | None:
-        if not isinstance(first, Launch) or any(_loops(b.value) for b in first.kernel.writes):
+        if not isinstance(first, Launch) or any(map(_loops, first.kernel.writes)):
             return None
         stored = [*first.kernel.writes, *second.kernel.writes]
         title = "\n".join(f"{b.name}: {_about(b.value)}." for b in stored)
@@ -406,6 +425,8 @@ def side_by_side(group: list[Step], alone: Set[Value] = frozenset()) -> list[Ste
     alone   what is stored by kernels of their own
     """
     launches = [s for s in group if isinstance(s, Launch) and alone.isdisjoint(b.value for b in s.kernel.writes)]
+    full = [s for s in launches if s.kernel.programs >= FULL and any(map(_loops, s.kernel.writes))]
+    launches = [s for s in launches if s not in full[1:]]
     most = max((s.kernel.programs * s.kernel.held for s in launches), default=0)
     large = max((s.kernel.held for s in launches), default=0)
     joined = [s for s in launches if 8 * s.kernel.held >= large or 16 * s.kernel.programs * s.kernel.held <= most]
@@ -414,20 +435,23 @@ def side_by_side(group: list[Step], alone: Set[Value] = frozenset()) -> list[Ste
     return [Launch(beside([s.kernel for s in joined])), *(s for s in group if s not in joined)]
 
 
+FULL = 1 << 12
+"""programs of a loop that fill a device many times: a second such loop gains nothing beside it but its registers"""
 CROWDED, HALVED = 1.25, 2.5
 """what tiles may take of the registers that they may take, before something is put in memory instead; and before that
 is half of a result
 """
+LONG, AGAIN, TURNS = ("sin", "cos"), 1 << 10, 16
+"""functions that loops read the values of, where so many rows, or turns, would compute them again"""
 DEEP = 4
 """products on the way to a value that programs do not compute again, however few their registers"""
 
 
-def _producer(v: Value) -> Value:
-    return v.args[0] if isinstance(v.op, p.Pick) else v
-
-
-def _loops(v: Value) -> bool:
-    return isinstance(v.op, p.AffineScan | p.Pick) or (isinstance(v.op, p.Cumulate) and v.size(v.op.axis) > WHOLE)
+def _loops(b: Buffer) -> bool:
+    v = b.of or b.value
+    return isinstance(v.op, p.AffineScan | p.Pick | p.Scan) or (
+        isinstance(v.op, p.Cumulate) and v.size(v.op.axis) > WHOLE
+    )
 
 
 def _about(v: Value) -> str:

@@ -17,7 +17,8 @@ from typing import Any
 
 from backends.disk import Store, emitter
 from backends.triton.kernel import Setting
-from backends.triton.partition import Plan, plan
+from backends.triton.partition import plan
+from backends.triton.steps import Plan
 from lowering.digest import digest
 from lowering.program import Program, Value
 from mixer_ir.errors import BackendError

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
+from itertools import count
 
 from backends.triton.schedule import Line, Loop, assigned, largest, pressure, read
 
@@ -28,7 +29,7 @@ def relieved(lines: list[Line | Loop], enough: int) -> list[Line | Loop]:
     stored = {n for x in _every(made) for n in re.findall(r"tl\.store\((p_\w+)", x.text)}
     for _ in range(STEPS):
         most, block, i = largest(made)
-        if most <= enough or not _step(block, i, stored, enough // SHARE):
+        if most <= enough or not _step(block, i, stored, enough // SHARE, {x.name for x in _every(made)}):
             break
     return made if pressure(made) < pressure(lines) else lines
 
@@ -41,8 +42,11 @@ def _every(lines: Iterable[Line | Loop]) -> Iterable[Line]:
             yield x
 
 
-def _step(block: list[Line | Loop], i: int, stored: set[str], least: int) -> bool:
-    """The largest tile that lies idle at line i of a block, of `least` entries or more, is loaded behind it."""
+def _step(block: list[Line | Loop], i: int, stored: set[str], least: int, taken: set[str]) -> bool:
+    """The largest tile that lies idle at line i of a block, of `least` entries or more, is loaded behind it.
+
+    taken   names that are assigned somewhere
+    """
     reads = [read(x) for x in block]
     found = []
     for d, x in enumerate(block[:i]):
@@ -60,7 +64,8 @@ def _step(block: list[Line | Loop], i: int, stored: set[str], least: int) -> boo
     assert isinstance(x, Line)
     if any(x.name in reads[j] for j in range(d + 1, i)):
         noun = f"{x.noun.removesuffix('_again')}_again" if x.noun else ""
-        again = replace(x, name=f"{x.name}_again", text=_again(x.text), noun=noun)
+        name = next(n for i in count(1) if (n := f"{x.name.partition('_again')[0]}_again{i}") not in taken)
+        again = replace(x, name=name, text=_again(x.text), noun=noun)
         for y in block[first:]:
             _rename(y, x.name, again.name)
         block.insert(first, again)

@@ -34,6 +34,8 @@ class Demands:
     parts    a tile's axis -> the two that it is split into
     summed   those that products of matrices sum over: where both parts of an axis are, all of it should be a tile
     again    what is summed over, under its own name: programs that share such an axis compute the same again
+    inside   axes of what products of matrices read or give, by any name: along others, programs would repeat them
+    rows     the axis that comes first in tiles
     """
 
     tiles: dict[str, int] = field(default_factory=dict)
@@ -43,12 +45,21 @@ class Demands:
     parts: dict[str, tuple[str, str]] = field(default_factory=dict)
     summed: set[str] = field(default_factory=set)
     again: set[str] = field(default_factory=set)
+    inside: set[str] = field(default_factory=set)
     sums: bool = False
+    rows: str = ""
 
     def spread(self) -> None:
         """What is wanted of an axis is wanted of it under its other names."""
         for a in [*self.summed]:
             self.summed |= self.names.get(a, set())
+        todo = list(self.inside)
+        while todo:
+            a = todo.pop()
+            merged = {whole for whole, (*of, _) in self.blocks.items() if a in of}
+            further = {*self.names.get(a, ()), *self.parts.get(a, ()), *self.blocks.get(a, ())[:2], *merged}
+            todo += further - self.inside
+            self.inside |= further
         todo = list(self.tiles)
         while todo:
             a = todo.pop()
@@ -88,6 +99,7 @@ def _demand(found: Demands, v: Value) -> None:
             found.sums = True
             if left and right:
                 found.summed |= set(over)
+                found.inside |= {*x.axes, *y.axes}
                 for a in (left, right, *over):
                     found.tiles[a] = max(found.tiles.get(a, 0), 1)
         case p.Reduce(over=over):
@@ -100,6 +112,7 @@ def _demand(found: Demands, v: Value) -> None:
         case p.Solve(row=row):
             found.tiles[row] = 2
             found.whole.add(row)
+            found.inside |= {a for x in v.args for a in x.axes}
             if (side := _side(v.args[1], v.args[0], found.again)) is not None:
                 found.tiles[side] = 1
         case p.Rename(old=old, new=new):
@@ -145,6 +158,11 @@ def places(
         if entries * size <= most or not chosen or _whole(a, wanted):
             chosen[a] = size
             entries *= size
+    for a in axes:
+        size = min(padded(v.size(a)), most // max(entries, 1))
+        if a not in wanted.inside and wanted.inside and size > 1 < v.size(a):
+            chosen[a] = 1 << size.bit_length() - 1
+            entries *= chosen[a]
     made: dict[str, Index] = {}
     for a in axes:
         n = v.size(a)
@@ -157,16 +175,18 @@ def places(
         elif _held(a, n, wanted) > 1:
             made[a] = _strided(a, n, wanted, grid, size)
         elif size >= _entries_of(a, n, wanted) > inside:
-            made[a] = t.joined(t.counting(_dim(outer, -(-n // inside))), t.counting(_dim(inner, inside)), inside)
+            made[a] = t.joined(
+                t.counting(_dim(outer, -(-n // inside), wanted)), t.counting(_dim(inner, inside, wanted)), inside
+            )
         elif size >= n:
-            made[a] = t.counting(_dim(a, n))
+            made[a] = t.counting(_dim(a, n, wanted))
         elif inner != a and inner in wanted.tiles and inside <= WHOLE:
-            part = t.counting(_dim(inner, min(size, inside)))
+            part = t.counting(_dim(inner, min(size, inside), wanted))
             if size < inside:
                 part = t.joined(grid.along(inner, -(-inside // size)), part, size)
             made[a] = t.joined(grid.along(outer, -(-n // inside)), part, inside)
         else:
-            made[a] = t.joined(grid.along(a, -(-n // size)), t.counting(_dim(a, size)), size)
+            made[a] = t.joined(grid.along(a, -(-n // size)), t.counting(_dim(a, size, wanted)), size)
     return made | settled
 
 
@@ -183,12 +203,14 @@ def _strided(axis: str, n: int, wanted: Demands, grid: Grid, size: int) -> Index
     if _held(axis, n, wanted) > 1:
         outer, inner, inside = wanted.blocks[axis]
         count = padded(-(-n // inside))
-        return t.joined(t.counting(_dim(outer, count)), _strided(inner, inside, wanted, grid, size // count), inside)
+        return t.joined(
+            t.counting(_dim(outer, count, wanted)), _strided(inner, inside, wanted, grid, size // count), inside
+        )
     if size >= n:
-        return t.counting(_dim(axis, n))
+        return t.counting(_dim(axis, n, wanted))
     if size == 1:
         return grid.along(axis, n)
-    return t.joined(grid.along(axis, -(-n // size)), t.counting(_dim(axis, size)), size)
+    return t.joined(grid.along(axis, -(-n // size)), t.counting(_dim(axis, size, wanted)), size)
 
 
 def too_whole(v: Value, buffers: Mapping[Value, Buffer], most: int) -> bool:
@@ -237,8 +259,8 @@ def _summed(axis: str, wanted: Demands, within: frozenset[str] = frozenset()) ->
     return all(_summed(a, wanted, within | {axis}) for a in (outer, inner))
 
 
-def _dim(axis: str, size: int) -> Dim:
-    return Dim(t.word(axis), padded(size))
+def _dim(axis: str, size: int, wanted: Demands) -> Dim:
+    return Dim(t.word(axis), padded(size), axis == wanted.rows)
 
 
 def _flat(v: Value, axes: list[str], grid: Grid, most: int) -> dict[str, Index]:

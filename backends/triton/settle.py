@@ -2,16 +2,19 @@
 
 The estimate of `schedule.pressure` knows tiles; addresses, layouts and the compiler's own order are not in it. So the
 kernels of a plan are compiled as they would be launched, in processes of their own. What those kernels store that
-spill, or that take more shared memory than a program has, is planned again with a lower limit of registers, and so it
+spill, or that take more shared memory than a program has, is compiled with loads that are not pipelined and with other
+numbers of warps, which costs no launch; what still spills is planned again with a lower limit of registers, and so it
 goes on; where that changes nothing, the largest of kernels that stand side by side is launched by itself. Of all plans
-that were tried the one with the least spilled is taken. Nothing is run, nothing hangs on times, and the plan is kept on
-disk, so that this is done once.
+that were tried the one with the least spilled is taken, of those the one with the fewest launches, then the fewest
+bytes. Nothing is run, nothing hangs on times, and the plan is kept on disk, so that this is done once.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -21,8 +24,8 @@ from backends.triton.devices import DEVICES, triton_of
 from backends.triton.evaluate import Buffer
 from backends.triton.kernel import LAST, Kernel, Setting
 from backends.triton.known import installed, sound
-from backends.triton.partition import Call, Launch, Plan, plan
-from backends.triton.tune import STAGES
+from backends.triton.partition import plan
+from backends.triton.steps import Call, Launch, Plan, Repeat, Step
 from lowering import program as p
 from lowering.program import Program, Value
 
@@ -40,10 +43,12 @@ TYPES = {
 }
 """dtype -> that of a kernel's pointer"""
 NOT = 1 << 20
-"""bytes that count as spilled where a kernel cannot be compiled, or takes more shared memory than there is"""
+"""bytes that count as spilled where a kernel cannot be compiled, or takes more shared or tensor memory than there is"""
+COLUMNS = 512
+"""of tensor memory, on every device that has it"""
 
-TRIES = 8
-"""plans that are compiled at most"""
+TRIES, TURNS = 8, 20
+"""plans with new kernels that are compiled at most, and plans that are made at most"""
 LESS, LEAST, MUCH = 0.85, 0.7, 1024
 """of a limit, the next one, and the next one where so many bytes are spilled; what a new cut brings begins there"""
 
@@ -59,14 +64,13 @@ def settled(program: Program, setting: Setting, target: str, types: Types, *, li
     limits: dict[Value, int] = {}
     alone: set[Value] = set()
     seen: set[str] = set()
-    best: tuple[int, Plan] | None = None
-    for turn in range(TRIES):
+    spilled = _Spilled(target, limit)
+    tried: list[tuple[tuple[int, int, int], Plan]] = []
+    for turn in range(TURNS):
         fresh = int(setting.limit * (1.0, LESS, LESS, LEAST)[min(turn, 3)])
-        made = plan(program, replace(setting, limit=fresh), limits=limits, alone=alone)
-        bad = _spilling(made, target, types(made), limit)
-        total = sum(bad.values())
-        if best is None or total < best[0]:
-            best = total, made
+        first = plan(program, replace(setting, limit=fresh), limits=limits, alone=alone)
+        made, bad = spilled.fewest(first, types(first))
+        tried.append(((sum(bad.values()), *_passed(made, types(made))), made))
         before = dict(limits), set(alone)
         for kernel in made.kernels():
             if kernel in bad and kernel.parts and kernel.text in seen:
@@ -76,10 +80,9 @@ def settled(program: Program, setting: Setting, target: str, types: Types, *, li
                 have = limits.get(b.value, fresh)
                 limits[b.value] = _lower(have, kernel, bad[kernel]) if kernel in bad else have
         seen |= {k.text for k in bad}
-        if not bad or (limits, alone) == before:
+        if not bad or (limits, alone) == before or spilled.asked >= TRIES:
             break
-    assert best is not None
-    return best[1]
+    return min(tried, key=lambda x: x[0])[1]
 
 
 def _lower(limit: int, kernel: Kernel, spilled: int) -> int:
@@ -89,17 +92,73 @@ def _lower(limit: int, kernel: Kernel, spilled: int) -> int:
     return max(lower, LAST)
 
 
-def _spilling(of: Plan, target: str, dtype: Callable[[Buffer], torch.dtype], limit: float) -> dict[Kernel, int]:
-    """The bytes that kernels spill, of those that do."""
-    kernels = list(dict.fromkeys(k for k, _ in launched(of) if isinstance(k, Kernel)))
-    tasks = [task(sound(k, target, installed()), target, {b: dtype(b) for b in (*k.reads, *k.writes)}) for k in kernels]
-    most = DEVICES[target].block_shared if target in DEVICES else None
-    found: dict[Kernel, int] = {}
-    for kernel, made in zip(kernels, figures(tasks, limit=limit), strict=True):
-        over = "error" in made or (most is not None and made["shared"] > most)
-        if n := NOT if over else max(made["spills"] or 0, made["stack"] or 0):
-            found[kernel] = n
-    return found
+@dataclass
+class _Spilled:
+    """The bytes that kernels spill on a device.
+
+    limit   seconds that one kernel may be compiled for     asked   plans of which a kernel was new
+    """
+
+    target: str
+    limit: float
+    known: dict[str, int] = field(default_factory=dict)
+    asked: int = 0
+
+    def fewest(self, of: Plan, dtype: Callable[[Buffer], torch.dtype]) -> tuple[Plan, dict[Kernel, int]]:
+        """The plan with each kernel launched in the way that spills least; what kernels spill, of those that do."""
+        ways = {k: _ways(k, self.target) for k in of.kernels()}
+        count = len(self.known)
+        firsts = self.of([w[0] for w in ways.values()], dtype)
+        again = [w for k, n in zip(ways, firsts, strict=True) if n for w in ways[k][1:]]
+        found = dict(zip((w[0] for w in ways.values()), firsts, strict=True)) | dict(
+            zip(again, self.of(again, dtype), strict=True)
+        )
+        self.asked += len(self.known) > count
+        best = {k: min((w for w in every if w in found), key=lambda w: found[w]) for k, every in ways.items()}
+        return _replaced(of, best), {k: n for k in best.values() if (n := found[k])}
+
+    def of(self, kernels: list[Kernel], dtype: Callable[[Buffer], torch.dtype]) -> list[int]:
+        """The bytes that each spills; NOT where it cannot run."""
+        tasks = {k: task(k, self.target, {b: dtype(b) for b in (*k.reads, *k.writes)}) for k in kernels}
+        keys = {k: json.dumps(t, sort_keys=True) for k, t in tasks.items()}
+        new = {keys[k]: t for k, t in tasks.items() if keys[k] not in self.known}
+        most = DEVICES[self.target].block_shared if self.target in DEVICES else None
+        for key, made in zip(new, figures([*new.values()], limit=self.limit), strict=True):
+            over = "error" in made or (most is not None and made["shared"] > most) or made["columns"] > COLUMNS
+            self.known[key] = NOT if over else max(made["spills"] or 0, made["stack"] or 0)
+        return [self.known[keys[k]] for k in kernels]
+
+
+def _ways(kernel: Kernel, target: str) -> list[Kernel]:
+    """How a kernel may be launched: as it is on the device, then without pipelined loads, then with more warps.
+
+    Four warps of 64 lanes have as many threads as eight of 32, and each thread finds twice the registers.
+    """
+    lanes = (triton_of(target) or ("", "", 32))[2]
+    own = max(4, kernel.warps * 32 // lanes)
+    ways = [(own, kernel.stages), (own, 1), *([(8, kernel.stages), (8, 1)] if own * lanes < 256 else [])]
+    return [sound(replace(kernel, warps=warps, stages=stages), target, installed()) for warps, stages in ways]
+
+
+def _replaced(of: Plan, by: Mapping[Kernel, Kernel]) -> Plan:
+    """The plan with other kernels in the place of its own."""
+
+    def step(x: Step) -> Step:
+        match x:
+            case Launch(kernel=kernel):
+                return Launch(by[kernel])
+            case Repeat(body=body):
+                return replace(x, body=_replaced(body, by))
+        return x
+
+    return replace(of, steps=tuple(map(step, of.steps)))
+
+
+def _passed(of: Plan, dtype: Callable[[Buffer], torch.dtype]) -> tuple[int, int]:
+    """(Launches and calls of a library, bytes that are passed to them.)"""
+    steps = [(x, n) for x, n in launched(of)]
+    arrays = [(b, n) for x, n in steps if isinstance(x, Kernel) for b in (*x.reads, *x.writes)]
+    return sum(n for _, n in steps), sum(n * prod(b.value.shape) * dtype(b).itemsize for b, n in arrays)
 
 
 def task(kernel: Kernel, target: str, of: Mapping[Buffer, torch.dtype]) -> dict[str, Any]:
@@ -109,7 +168,7 @@ def task(kernel: Kernel, target: str, of: Mapping[Buffer, torch.dtype]) -> dict[
         "name": kernel.name,
         "signature": {f"p_{b.name}": TYPES[dtype] for b, dtype in of.items()},
         "target": list(triton_of(target) or ()),
-        "options": {"num_warps": kernel.warps, "num_stages": STAGES},
+        "options": {"num_warps": kernel.warps, "num_stages": kernel.stages},
     }
 
 

@@ -17,9 +17,9 @@ from backends.triton.kernel import Kernel
 from backends.triton.known import installed, sound
 from backends.triton.launch import Ready, factors, readied
 from backends.triton.levels import levels
-from backends.triton.partition import Call
 from backends.triton.real import real
 from backends.triton.settle import launched, task
+from backends.triton.steps import Call
 from backends.triton.work import Work, work
 from lowering import program as p
 from lowering.program import Program
@@ -231,6 +231,11 @@ class Planned:
         return [
             task(step, target, of) for x in self.passes(target, limit) for step, _, of in x if isinstance(step, Kernel)
         ]
+
+    def least(self) -> list[int]:
+        """Bytes that the kernels of each program have to be passed: its inputs and results, once."""
+        ends = [(*x.inputs, *x.outputs) for x in self.programs]
+        return [sum(prod(v.shape) * self.dtype(v.kind).itemsize for v in values) for values in ends]
 
     def compiled(self, title: str, target: str, *, strict: bool = True, limit: float = LIMIT) -> Kernels:
         """The kernels on a device; without `strict`, those that fail are named.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from math import prod
 
 from backends.triton import tile as t
+from backends.triton.chains import companions, transforms
 from backends.triton.evaluate import Cut, Evaluator, Rule, Where, computed, gathered
 from backends.triton.inverses import is_eye
 from backends.triton.products import LEAST, large, product, summed, whole
@@ -25,6 +27,10 @@ FEW = 1 << 12
 """entries of a tile that is summed at once for a result of few entries; entry by entry as many as MOST allows"""
 
 
+TURN = 1 << 10
+"""entries of a tile that takes transforms in each turn of a sum"""
+
+
 def padded(n: int, least: int = 1) -> int:
     return max(1 << (n - 1).bit_length(), least)
 
@@ -38,7 +44,7 @@ def fresh(name: str, size: int, where: Where) -> Dim:
 
 
 @contextmanager
-def looping(e: Evaluator, variable: str, count: int, first: int = 0) -> Iterator[None]:
+def looping(e: Evaluator, variable: str, count: int | str, first: int | str = 0) -> Iterator[None]:
     """A loop whose variable is a 64-bit number."""
     e.memo.append({})
     with e.w.loop(f"for n_{variable} in range({f'{first}, ' if first else ''}{count})"):
@@ -51,10 +57,12 @@ def looping(e: Evaluator, variable: str, count: int, first: int = 0) -> Iterator
 class Range:
     """The entries that a sum runs over: one dimension for all axes, in one tile or in blocks.
 
-    places   of each axis
+    places   of each axis     deep   whether what is summed takes products itself: its blocks are not made smaller
     """
 
-    def __init__(self, e: Evaluator, v: Value, sizes: dict[str, int], where: Where, most: int, least: int = 1) -> None:
+    def __init__(
+        self, e: Evaluator, v: Value, sizes: dict[str, int], where: Where, most: int, least: int = 1, deep: bool = False
+    ) -> None:
         entries = prod(d.size for d in {d for a in v.axes for d in where[a].dims})
         sizes = {a: n for a, n in sizes.items() if n > 1}
         self.e, self.v, self.sizes, self.where = e, v, sizes, where
@@ -66,7 +74,7 @@ class Range:
             raise Cut(v, "a loop inside a loop")
         if self.blocked and most < LEAST and v not in e.roots:
             raise Cut(v, "too many entries at once")
-        few = FEW if least > 1 else FEW * e.block // MOST
+        few = FEW if least > 1 or deep else max(FEW * e.block // MOST, FEW // 2 if entries == 1 else 0)
         size = (
             min(BLOCK if entries > BLOCK else max(few // entries, 1), padded(most))
             if self.blocked
@@ -92,7 +100,7 @@ class Range:
         self.e.summing += 1
         with looping(self.e, start, -(-self.count // n)):
             outer = t.scalar(start, -(-self.count // n), self.e.w.depth)
-            self._place(t.joined(outer, t.counting(self.dim), n))
+            self._place(t.joined(outer, t.counting(self.dim), n) if n > 1 else outer)
             yield
         self.e.summing -= 1
 
@@ -136,21 +144,32 @@ def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
         entries *= d.size
     tensor = v.kind == "real" and not left & right and large(left - right) and large(right - left)
     most = most_at_once(e, v) if tensor else max(min(_room(e) // max(entries, 1), WHOLE * 8), 1)
+    also: list[Value] = []
+    deep = False
     if (
         not tensor
         and not e.summing
         and any(isinstance(u.op, p.Contract) for z in v.args for u in computed(z, e.buffers))
     ):
-        most = e.block  # of rows that take products themselves
-    r = Range(e, v, sizes, where, most, LEAST if tensor else 1)
+        most, deep = e.block, True  # of rows that take products themselves
+        if any(transforms(z, e.buffers) for z in v.args):
+            most, deep = max(TURN // max(entries, 1), 1), False  # each a tile of its own
+            also = companions(v, [u for u in e.buffers if u in e.roots], e.buffers)
+    r = Range(e, v, sizes, where, most, LEAST if tensor else 1, deep=deep)
     if not r.sizes:
         return e.w.map("{} * {}", e.at(x, {**where, **places}), e.at(y, {**where, **places}), kind=v.kind)
 
-    def term() -> Tile:
+    def term(u: Value) -> Tile:
         here = {**where, **places, **r.places}
-        return product(e, r.masked(e.at(x, here)), r.masked(e.at(y, here)), r.dim, v.kind)
+        left, right = (r.masked(e.at(z, here)) for z in u.args)
+        return product(e, left, right, r.dim, u.kind) if r.dim.size > 1 else e.w.map("{} * {}", left, right)
 
-    return accumulated(e, r, v, term, "{} + {}", "0")
+    if not r.blocked:
+        return accumulated(e, r, v, lambda: term(v), "{} + {}", "0")
+    first, *others = accumulated_all(e, r, {u: partial(term, u) for u in (v, *also)}, "{} + {}", "0")
+    for u, made in zip(also, others, strict=True):
+        e.keep(u, {a: where[a] for a in u.axes}, made)
+    return first
 
 
 def _room(e: Evaluator) -> int:
@@ -170,16 +189,26 @@ def accumulated(e: Evaluator, r: Range, v: Value, term: Callable[[], Tile], form
     if not r.blocked:
         with r.enter():
             return term()
-    name = e.w.name("acc")
+    return accumulated_all(e, r, {v: term}, form, neutral)[0]
+
+
+def accumulated_all(
+    e: Evaluator, r: Range, terms: Mapping[Value, Callable[[], Tile]], form: str, neutral: str
+) -> list[Tile]:
+    """The sums of the terms of all blocks, in one loop."""
+    names = [e.w.name("acc") for _ in terms]
     with r.enter():
-        x = term()
+        made = [term() for term in terms.values()]
         if (same := _same(e, r)) is not None:
             raise Cut(same, "takes products, and every program would compute all of it again")
-        shape = ", ".join(str(d.size) for d in x.dims)
-        e.w.assign(name, f"tl.full([{shape}], {neutral}, {e.type_of(v)})", x.dims, outside=True)
-        e.w.assign(name, form.format(name, x.text), x.dims)
+        for name, v, x in zip(names, terms, made, strict=True):
+            shape = ", ".join(str(d.size) for d in x.dims)
+            e.w.assign(name, f"tl.full([{shape}], {neutral}, {e.type_of(v)})", x.dims, outside=True)
+            e.w.assign(name, form.format(name, x.text), x.dims)
         depth = e.w.depth - 1
-    return e.w.let("b_sum", name, x.dims, depth=depth, kind=v.kind)
+    return [
+        e.w.let("b_sum", name, x.dims, depth=depth, kind=v.kind) for name, v, x in zip(names, terms, made, strict=True)
+    ]
 
 
 def _same(e: Evaluator, r: Range) -> Value | None:

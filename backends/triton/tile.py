@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mixer_ir.nodes.functions import Kind
 
@@ -13,10 +13,19 @@ ANYWHERE = 1 << 62
 
 @dataclass(frozen=True, slots=True, order=True)
 class Dim:
-    """One dimension of tiles: entries 0 … size − 1, a power of two. Tiles have their dimensions in order of name."""
+    """One dimension of tiles: entries 0 … size − 1, a power of two.
 
+    Tiles have their dimensions in order of name, but for rows, which come first: factors of a product whose rows these
+    are, and the product, then lie as the device's instruction takes and gives them.
+    """
+
+    behind: bool = field(init=False, repr=False)
     name: str
     size: int
+    rows: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "behind", not self.rows)
 
 
 @dataclass(frozen=True, slots=True)

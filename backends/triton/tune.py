@@ -28,8 +28,8 @@ from mixer_ir.errors import BackendError
 STORE = Store("tuned")
 WARPS = (None, 2, 4, 8)
 """of each kernel's programs; None: as planned"""
-STAGES = 2
-"""how deep loads are pipelined: deeper costs shared memory that the tiles need"""
+STAGES = (None, 1, 3)
+"""how deep loads are pipelined; None: as planned"""
 NEAR = {"ieee": 1e-4, "tf32": 1e-2, "tf32x3": 1e-4}
 """how far results may be from the default's, relative to their norm, by how products take their factors"""
 ROUNDED = 3e-2
@@ -45,7 +45,7 @@ class Way:
 
     setting: Setting
     warps: int | None = None
-    stages: int = STAGES
+    stages: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _warps(way: Way) -> Iterator[Way]:
 
 
 def _stages(way: Way) -> Iterator[Way]:
-    yield from (replace(way, stages=n) for n in (STAGES, 1, 3))
+    yield from (replace(way, stages=n) for n in STAGES)
 
 
 def _tried(way: Way, wanted: Sequence[Tensor], run: Run, timer: Timer) -> Trial:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 BITS = re.compile(r"[a-z]+(\d+)")
@@ -81,21 +82,20 @@ def work(text: str, programs: int = 1) -> Work:
         for n, of, limit in re.findall(r"(%\w+) = arith\.cmpi slt, (%\w+), (%\w+) :", text)
         if of in numbers and limit in names
     }
+    places = Places.of(programs)
     levels = [Level((0, programs))]
     opened: list[tuple[Level | None, str]] = []  # what each brace at the end of a line opened, and on which condition
     known = True
     for line in map(str.strip, text.splitlines()):
         _, test = opened.pop() if line.startswith("}") and opened else (None, "")
         here = next((x for x, _ in reversed(opened) if x is not None), levels[0])
+        places.read(line)
         if (None, COMBINE) not in opened:
             _count(here, line)
         if (loop := re.search(r"scf\.for .* = (%\w+) to (%\w+) step (%\w+)", line)) is not None:
-            first, last, step = (names.get(x) for x in loop.groups())
-            turns = 1
-            if first is None or last is None or step is None:
-                known = False
-            else:
-                turns = max(0, -(-(last - first) // step))
+            counted = places.turns(loop[1], loop[2], loop[3], here.programs)
+            known = known and counted is not None
+            turns = 1.0 if counted is None else counted
             opened.append((_opened(levels, here, turns=turns), ""))
         elif (branch := re.search(r"scf\.if (%\w+)", line)) is not None:
             opened.append((_opened(levels, here, until=below.get(branch[1])), branch[1]))
@@ -109,8 +109,61 @@ def work(text: str, programs: int = 1) -> Work:
     return Work(tuple(levels), programs, known)
 
 
+SAMPLE = 512
+"""programs for which the numbers of turns are worked out; their mean is taken"""
+WHOLE: Mapping[str, Callable[[int, int], int]] = {
+    "addi": lambda x, y: x + y, "subi": lambda x, y: x - y, "muli": lambda x, y: x * y,
+    "divsi": lambda x, y: int(x / y) if y else 0, "remsi": lambda x, y: int(math.fmod(x, y)) if y else 0,
+    "maxsi": max, "minsi": min,
+}  # fmt: skip
+NUMBER = re.compile(r"(%[\w-]+) = (?:arith|tt)\.(\w+) (.*?) : i(?:32|64)\b")
+
+
+@dataclass
+class Places:
+    """Whole numbers that hang on a program's number alone, for some programs."""
+
+    sample: list[int]
+    known: dict[str, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, programs: int) -> Places:
+        """Spread evenly, and in step with nothing that a program's number is divided by."""
+        few = programs <= SAMPLE
+        return cls([*range(programs)] if few else [int(k * 0.6180339887498949 % 1 * programs) for k in range(SAMPLE)])
+
+    def read(self, line: str) -> None:
+        """One operation."""
+        if (found := NUMBER.match(line)) is None:
+            return
+        name, op, rest = found.groups()
+        args = [self.known.get(x.strip()) for x in rest.split(",")]
+        if op == "get_program_id":
+            self.known[name] = self.sample
+        elif op == "constant":
+            self.known[name] = [int(rest)] * len(self.sample)
+        elif op in ("extsi", "trunci") and args[0] is not None:
+            self.known[name] = args[0]
+        elif op in WHOLE and len(args) == 2 and args[0] is not None and args[1] is not None:
+            self.known[name] = [WHOLE[op](x, y) for x, y in zip(args[0], args[1], strict=True)]
+        else:
+            self.known.pop(name, None)
+
+    def turns(self, first: str, last: str, step: str, programs: tuple[int, int]) -> float | None:
+        """Those of a loop between such numbers, in the mean of the programs that run it."""
+        bounds = [self.known.get(x) for x in (first, last, step)]
+        if any(x is None for x in bounds):
+            return None
+        each = [
+            max(0, -((low - high) // by))
+            for p, low, high, by in zip(self.sample, *(x for x in bounds if x is not None), strict=True)
+            if programs[0] <= p < programs[1]
+        ]
+        return sum(each) / len(each) if each else 0.0
+
+
 def _opened(
-    levels: list[Level], of: Level, turns: int = 1, start: int | None = None, until: int | None = None
+    levels: list[Level], of: Level, turns: float = 1, start: int | None = None, until: int | None = None
 ) -> Level:
     """A loop or a branch inside another."""
     first, last = of.programs

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from itertools import pairwise
 from math import prod
 
 from backends.triton.relief import relieved
@@ -23,6 +24,7 @@ class Writer:
     """The lines of one kernel.
 
     real   the precision that it computes in, as text       dot   how products of matrices take their arguments
+    piped    whether what is loaded to be a factor of products alone stays in shared memory
     turned   name of a product of matrices -> (the product as it was made, how its dimensions were turned, with {})
     """
 
@@ -33,6 +35,7 @@ class Writer:
         self.used: dict[str, int] = {}
         self.turned: dict[str, tuple[str, str]] = {}
         self.noun = self.step = ""
+        self.piped = False
 
     @contextmanager
     def about(self, noun: str, step: str = "") -> Iterator[None]:
@@ -70,7 +73,8 @@ class Writer:
         """A new name for `text`."""
         name = self.name(hint)
         noun = f"{PREFIX[kind]}_{word}" if (word := re.sub(r"\W+", "_", self.noun)) else ""
-        line = Line(name, text, _shape(dims), light, self._size(dims), kind == "bool", noun, self.step)
+        size = 0 if kind == "bool" else self._size(dims)  # comparisons are made again where they are read
+        line = Line(name, text, _shape(dims), light, size, kind == "bool", noun, self.step)
         self.stack[depth].append(line)
         return Tile(name, dims, kind, depth, clean=clean)
 
@@ -123,19 +127,53 @@ class Writer:
         enough   registers that need no better order     stored   arrays after which what they store is named
         """
         lines = self.stack[0]
+        _part(lines)
+        if self.piped:
+            _piped(lines)
+        single = deepcopy(lines)
         _fold(lines)
         scheduled(lines)
         held = pressure(lines)
         if enough < held <= 4 * enough:
-            other = deepcopy(lines)
-            reordered(other)
-            lines = min((lines, other), key=pressure)
+            lines = min((lines, *_orders(lines, single)), key=pressure)
             held = pressure(lines)
         if enough < held <= 4 * enough:
             lines = relieved(lines, enough)
             held = pressure(lines)
         christen(lines, stored)
         return "\n".join(written(lines)), steps(lines), held
+
+
+FACTOR = r"(?:tl\.permute\()?\b{}\b(?:, \[[\d, ]+\]\))?\.to\(tl\.(?:bfloat16|float16)\)"
+
+
+def _piped(lines: list[Line | Loop]) -> None:
+    """What is only a narrow factor of products takes half of the registers, and none if it is loaded to be one."""
+    found = [x for x, _ in _walk(lines)]
+    for x in found:
+        if isinstance(x, Line) and x.name and x.size:
+            readers = [y.text if isinstance(y, Line) else y.head for y in found if y is not x]
+            readers = [text for text in readers if x.name in names_in(text)]
+            factors = [len(re.findall(FACTOR.format(x.name), text)) * ("tl.dot(" in text) for text in readers]
+            if factors == [names_in(text).count(x.name) for text in readers]:
+                x.size = 0 if x.text.startswith("tl.load(") else x.size // 2
+
+
+def _orders(folded: list[Line | Loop], single: list[Line | Loop]) -> Iterator[list[Line | Loop]]:
+    """Other orders of a body's lines; of `single` ones, where a sum's first terms are added before its last are there.
+
+    A line of several operations waits for all that it reads, so those are put in order first and folded afterwards.
+    """
+    other = deepcopy(folded)
+    reordered(other)
+    yield other
+    _fold(single, small=True)
+    scheduled(single)
+    other = deepcopy(single)
+    reordered(other)
+    for lines in (single, other):
+        _fold(lines, next_=True)
+        yield lines
 
 
 def _shape(dims: Sequence[Dim]) -> str:
@@ -168,14 +206,34 @@ def _walk(lines: list[Line | Loop], path: tuple[int, ...] = ()) -> Iterator[tupl
             yield from _walk(x.lines, (*path, id(x)))
 
 
-def _fold(lines: list[Line | Loop]) -> None:
-    """Light lines that are read once, in the same loop, go where they are read; lines that nothing reads go away."""
+CHOSEN = re.compile(r"tl\.where\((\w+), (\w+|tl\.permute\(\w+, \[1, 0\]\)), 0\.0\)")
+
+
+def _part(lines: list[Line | Loop]) -> None:
+    """Parts of a tile, the rest of it 0, are written wherever they are read: it is held anyway, they need not be."""
+    masks = {x.name for x, _ in _walk(lines) if isinstance(x, Line) and x.mask}
+    parts: dict[str, str] = {}
+    for x, _ in _walk(lines):
+        if not isinstance(x, Line):
+            continue
+        for n in {*names_in(x.text)} & parts.keys():
+            x.text = re.sub(rf"\b{n}\b(?!\[)", lambda _, t=parts[n]: t, x.text)  # type: ignore[misc]
+        if x.light and x.name and (found := CHOSEN.fullmatch(x.text)) and found[1] in masks:
+            parts[x.name] = x.text
+
+
+def _fold(lines: list[Line | Loop], *, small: bool = False, next_: bool = False) -> None:
+    """Light lines that are read once, in the same loop, go where they are read; lines that nothing reads go away.
+
+    small   only masks and single numbers do     next_   only lines just before the one that reads them
+    """
     while True:
         found = list(_walk(lines))
         reads: dict[str, list[tuple[Line | Loop, tuple[int, ...]]]] = {}
         for x, path in found:
             for word in names_in(x.text if isinstance(x, Line) else x.head):
                 reads.setdefault(word, []).append((x, path))
+        after = {id(x): y for (x, _), (y, _) in pairwise(found)}
         gone: set[int] = set()
         touched: set[int] = set()
         for x, path in found:
@@ -186,6 +244,8 @@ def _fold(lines: list[Line | Loop]) -> None:
                 gone.add(id(x))
             elif len(at) == 1 and x.light and isinstance(at[0][0], Line) and (at[0][1] == path or x.mask):
                 reader = at[0][0]
+                if (small and x.size > 1 and not x.mask) or (next_ and after[id(x)] is not reader):
+                    continue
                 text = re.sub(rf"\b{x.name}\b(?!\[)", lambda _, t=x.text: _closed(t), reader.text)  # type: ignore[misc]
                 if re.search(rf"\b{x.name}\b", text) is None and len(text) < WIDE and id(reader) not in touched:
                     reader.text = text

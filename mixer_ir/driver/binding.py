@@ -22,6 +22,8 @@ from mixer_ir.nodes.matrix import Apply, Monarch
 from mixer_ir.nodes.node import Node, walk
 from mixer_ir.nodes.text import formula
 
+WORDS = ("initial_state", "return_state", "reset", "cu_seqlens")
+"""what a call takes beside signals"""
 DOUBLE = frozenset({torch.float64, torch.complex128})
 COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
@@ -89,7 +91,8 @@ def check_names(mixer: str, declared: Mapping[str, Axes], given: Iterable[str]) 
     names = set(given)
     signature = ", ".join(f"{n} ({' '.join(a)})" for n, a in declared.items())
     for name in sorted(names - set(declared)):
-        raise SignalError(f"{mixer} has no signal {name!r}{nearest(name, declared)}; its signals: {signature}")
+        near = nearest(name, [*declared, *WORDS])
+        raise SignalError(f"{mixer} has no signal {name!r}{near}; its signals: {signature}")
     missing = [n for n in declared if n not in names]
     if missing:
         raise SignalError(f"{mixer} is called without {_listed(missing)}; its signals: {signature}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from backends.autograd import Differentiable
 from backends.triton.static import Kernels
 from lowering.context import Choice, Lowered, SignalType
-from lowering.kinds import unordered
+from lowering.kinds import undefined
 from lowering.lower import lower, lower_matrix
 from lowering.planner import Plan, plans
 from lowering.stream import StateType
@@ -32,7 +32,7 @@ from mixer_ir.driver.binding import (
 from mixer_ir.driver.cache import Cache
 from mixer_ir.driver.choosing import checked_form, checked_mixer, refused
 from mixer_ir.driver.explain import Explanation, explain
-from mixer_ir.driver.indices import check_computed, computed
+from mixer_ir.driver.indices import check_computed, computed, lasting
 from mixer_ir.driver.kernels import kernels
 from mixer_ir.driver.packing import packed
 from mixer_ir.driver.repeating import Repeat, Repeats, key_of
@@ -42,7 +42,8 @@ from mixer_ir.driver.traceable import handle_of, traceable
 from mixer_ir.errors import FormError, OptionError, SignalError, StreamError, one_of
 from mixer_ir.language.mixer import Mixer
 from mixer_ir.language.spec import dumps, loads
-from mixer_ir.nodes.expr import TIME, Axes, Signal, Take, without
+from mixer_ir.nodes.expr import TIME, Axes, Expr, Signal, Take, without
+from mixer_ir.nodes.functions import Kind
 from mixer_ir.nodes.linear import wants_real
 from mixer_ir.nodes.matrix import Matrix
 from mixer_ir.nodes.node import Node, walk
@@ -102,7 +103,7 @@ class CompiledMixer:
         self._programs: Cache[Executable] = Cache(64)
         self._matrices: Cache[Executable] = Cache(16)
         self._repeats = Repeats()
-        self._grows = True
+        self._grows: bool | None = None
         self.handle = handle_of(self)
 
     # ------------------------------------------------------------------ calling
@@ -133,7 +134,7 @@ class CompiledMixer:
         if reset is not None:
             if "reset" not in self.mixer.signals:
                 return self._with_reset(initial_state=initial_state, return_state=return_state, **signals, reset=reset)
-            signals["reset"] = reset
+            signals["reset"] = _truth(reset)
         elif "reset" in self.mixer.signals:
             signals = {n: x for n, x in signals.items() if n != "reset"}
         key = key_of(signals, initial_state, return_state)
@@ -260,6 +261,11 @@ class CompiledMixer:
         return computed(self.mixer.body)
 
     @cached_property
+    def _checked(self) -> bool:
+        """Whether there are values to check at every call."""
+        return bool(self._indices or self._columns) or not all(map(lasting, self._computed))
+
+    @cached_property
     def _columns(self) -> tuple[tuple[str, str], ...]:
         return given_columns(self.mixer.body)
 
@@ -297,8 +303,10 @@ class CompiledMixer:
     ) -> None:
         """Calls like this one need not be bound again, if no values are checked and no state was filled up."""
         run = made.run
-        checked = self._indices or self._computed or self._columns
-        if key is None or checked or not whole or not isinstance(run, Differentiable) or self._repeats.get(key):
+        if key is None or self._checked or not whole or not isinstance(run, Differentiable):
+            return
+        known = self._repeats.get(key)
+        if known is not None and known.run is run:
             return
         inputs = [arrays[n] for n in run.program.input_names]
         self._repeats.keep(key, Repeat(run, made.lowered, bound, inputs, bound.sizes[TIME], leave))
@@ -321,24 +329,35 @@ class CompiledMixer:
         return StreamState(state, columns, columns)
 
     def _program(self, bound: Bound, initial: bool, leave: bool, past: int, room: int | None) -> Executable:
+        def make() -> Executable:
+            return self._executable(bound, initial, leave, past, room)
+
+        first = make() if leave and self._grows is None else None
+        if first is not None:  # the program tells whether it hangs on the room
+            self._grows = columns_of(first.lowered) > 0
         key = ("run", bound.key, initial, leave, past, room if self._grows else None)
-        made = self._programs.get(key, lambda: self._executable(bound, initial, leave, past, room))
-        self._grows = self._grows and (not leave or columns_of(made.lowered) > 0)
-        return made
+        return self._programs.get(key, make if first is None else lambda: first)
+
+    def _check_kinds(self, of: Expr | Matrix, signals: Mapping[str, SignalType]) -> None:
+        kinds = {n: s.kind for n, s in signals.items()}
+        if (what := undefined(of, kinds)) is not None:
+            real: dict[str, Kind] = {n: "real" if kind == "complex" else kind for n, kind in kinds.items()}
+            given = [n for n in kinds if kinds[n] != real[n] and undefined(of, {**real, n: "complex"})]
+            raise SignalError(f"{self.mixer.name} {what}" + (f": {one_of(given)}" if given else ""))
 
     def _matrix_program(self, M: Matrix, bound: Bound, declared: Mapping[str, Axes]) -> Executable:
         check_renames(self.mixer.name, self.mixer.body, bound.sizes)
         check_columns(self.mixer.name, self._columns, bound.sizes)
-        lowered = lower_matrix(M, signals=types_of(bound, declared))
+        signals = types_of(bound, declared)
+        self._check_kinds(M, signals)
+        lowered = lower_matrix(M, signals=signals)
         run = runner(backend_on(self.backend, bound.device), lowered.program, bound.precision)
         return Executable("the matrix", Plan(()), lowered, run)
 
     def _executable(self, bound: Bound, initial: bool, leave: bool, past: int, room: int | None) -> Executable:
         signals, body = types_of(bound, self.mixer.signals), self.mixer.expr
         check_renames(self.mixer.name, self.mixer.body, bound.sizes)
-        if (what := unordered(body, {n: s.kind for n, s in signals.items()})) is not None:
-            given = one_of([n for n, s in signals.items() if s.kind == "complex"])
-            raise SignalError(f"{self.mixer.name} takes the {what} of complex numbers, which have no order: {given}")
+        self._check_kinds(body, signals)
         one_step = bound.sizes[TIME] == 1 and (initial or leave)
         form = "recurrent" if one_step and self.form == "auto" else self.form
         backend = backend_on(self.backend, bound.device)
@@ -379,3 +398,8 @@ def _again(text: str, form: str, backend: str, options: Mapping[str, Any]) -> Co
 def types_of(bound: Bound, declared: Mapping[str, Axes]) -> dict[str, SignalType]:
     """What lowering needs to know of the signals of a call."""
     return {n: SignalType(declared[n], shape_of(x), kind_of(x.dtype)) for n, x in bound.tensors.items()}
+
+
+def _truth(reset: Any) -> Any:
+    """Truth values given as floating-point numbers, whose precision says nothing of the result's."""
+    return reset != 0 if isinstance(reset, Tensor) and reset.is_floating_point() else reset

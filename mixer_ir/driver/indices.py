@@ -13,7 +13,7 @@ from mixer_ir.definition.definition import Definition
 from mixer_ir.definition.tensors import Tensors
 from mixer_ir.driver.binding import visible
 from mixer_ir.errors import SignalError
-from mixer_ir.nodes.expr import TIME, Axes, Call, Detach, Expr, Index, Literal, Rename, Signal, Size, Take
+from mixer_ir.nodes.expr import SOURCE, TIME, Axes, Call, Detach, Expr, Index, Literal, Rename, Signal, Size, Take
 from mixer_ir.nodes.node import Node, walk
 from mixer_ir.nodes.text import formula
 
@@ -25,6 +25,15 @@ EXTREMES = {"min": min, "max": max}
 def computed(body: Node) -> tuple[Take, ...]:
     """What takes rows at an index that is more than a signal."""
     return tuple(n for n in walk(body) if isinstance(n, Take) and not isinstance(n.index, Signal))
+
+
+def lasting(take: Take) -> bool:
+    """Whether the index hangs on sizes alone: neither on values nor on where in a stream a call stands."""
+    return all(
+        isinstance(n, Literal | Call | Rename | Detach)
+        or (isinstance(n, Index | Size) and n.axis not in (TIME, SOURCE))
+        for n in walk(take.index)
+    )
 
 
 def check_computed(

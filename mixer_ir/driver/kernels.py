@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from backends.triton.levels import levels
@@ -11,7 +11,7 @@ from lowering.adjoint import adjoint
 from lowering.context import SignalType
 from lowering.lower import lower
 from lowering.planner import Plan, plan
-from lowering.profile import profile_of
+from lowering.profile import KERNELS
 from lowering.program import Program
 from mixer_ir.driver import samples
 from mixer_ir.driver.binding import kind_of
@@ -28,11 +28,18 @@ def kernels(mixer: Mixer, form: str, chunk: int | None, target: str, sizes: Mapp
     return made.compiled(title, target)
 
 
-def planned(mixer: Mixer, form: str, chunk: int | None, sizes: Mapping[str, int]) -> tuple[str, Planned]:
-    """(equation, forms and sizes in words; the kernels, to be compiled for any device)."""
+def planned(
+    mixer: Mixer, form: str, chunk: int | None, sizes: Mapping[str, int], fixed: Collection[str] = ()
+) -> tuple[str, Planned]:
+    """(equation, forms and sizes in words; the kernels, to be compiled for any device).
+
+    fixed   signals that take no gradient
+    """
     chosen, signals = _chosen(mixer, form, chunk, sizes)
     program = _lowered(mixer, chosen, signals)
-    inputs = [n for n, v in zip(program.input_names, program.inputs, strict=True) if v.differentiable]
+    inputs = [
+        n for n, v in zip(program.input_names, program.inputs, strict=True) if v.differentiable and n not in fixed
+    ]
     back = adjoint(program, inputs) if inputs and program.output("y").differentiable else None
     forms = dict.fromkeys(c.form + (f" in chunks of {c.chunk}" if c.chunk else "") for c in chosen.choices.values())
     at = " ".join(f"{a}={n}" for a, n in _sizes(mixer, sizes).items())
@@ -53,7 +60,7 @@ def _chosen(mixer: Mixer, form: str, chunk: int | None, given: Mapping[str, int]
         for n, axes in mixer.signals.items()
         if n in small
     }
-    profile = replace(profile_of("cuda"), held=1 << 62)
+    profile = replace(KERNELS, held=1 << 62)
     return plan(mixer.expr, signals, profile, form=form, chunk=chunk), signals
 
 

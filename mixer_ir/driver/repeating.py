@@ -65,7 +65,7 @@ class Repeat:
         self, run: Differentiable, lowered: Lowered, bound: Bound, inputs: Sequence[Tensor], steps: int, leave: bool
     ) -> None:
         program = run.program
-        self._run, self._steps, self._leave = run, steps, leave
+        self.run, self._steps, self._leave = run, steps, leave
         self._dtypes = tuple(x.dtype for x in inputs)
         self._inputs = [(n.startswith(STATE), n.removeprefix(STATE)) for n in program.input_names]
         self._y = program.names.index("y")
@@ -79,7 +79,7 @@ class Repeat:
         """The results of the call on these tensors; None where it has to be made the whole way."""
         straight = self._straight
         if straight is None:
-            straight = self._straight = self._run.straight(self._dtypes)
+            straight = self._straight = self.run.straight(self._dtypes)
             if straight is None:
                 return None
         used = 0 if state is None else state.length

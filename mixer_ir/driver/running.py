@@ -13,7 +13,7 @@ from torch import Tensor
 from backends import BACKENDS, autograd, eager, missing, native, prepare, triton
 from backends.rising import Rise
 from backends.triton.levels import levels
-from lowering.profile import CPU, NATIVE, Profile, profile_of
+from lowering.profile import CPU, KERNELS, NATIVE, Profile, profile_of
 from lowering.program import Program
 from mixer_ir.driver.binding import nearest
 from mixer_ir.errors import BackendError, OptionError, one_of
@@ -68,7 +68,7 @@ def settled(run: Run) -> bool:
 def profiles_of(backend: str, device: str) -> tuple[Profile, ...]:
     """By which rates forms are chosen: those of what runs; for "auto" on processors, also of what it may rise to."""
     if device != "cpu":
-        return (profile_of(device),)
+        return (KERNELS if (backend, device) == ("triton", "cuda") else profile_of(device),)
     return {"native": (NATIVE,), "auto": (CPU, NATIVE)}.get(backend, (CPU,))
 
 

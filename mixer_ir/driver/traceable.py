@@ -13,6 +13,8 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from mixer_ir.errors import too_deep
+
 COUNT = count()
 LIVE: WeakValueDictionary[str, Any] = WeakValueDictionary()
 """what graphs name by a word, as they hold no objects"""
@@ -28,7 +30,10 @@ def handle_of(x: object) -> str:
 
 
 def traceable(method: Method) -> Method:
-    """The method; inside torch.compile, what it comes to. The object that it is of has its word as `handle`."""
+    """The method; inside torch.compile, what it comes to. The object that it is of has its word as `handle`.
+
+    DeclarationError for a `mixer` that is nested too deep.
+    """
 
     @wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -37,6 +42,9 @@ def traceable(method: Method) -> Method:
 
             given = {n: x for n, x in kwargs.items() if x is not None}
             return graphs.call(self.handle, method.__name__, [x for x in args if x is not None], given)
-        return method(self, *args, **kwargs)
+        try:
+            return method(self, *args, **kwargs)
+        except RecursionError as error:
+            raise too_deep(self.mixer.name) from error
 
     return cast(Method, call)

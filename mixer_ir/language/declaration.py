@@ -62,7 +62,8 @@ class Declaration:
         if parameter.default is not parameter.empty:
             raise DeclarationError(f"{where} has a default; a signal has none, and a constant is written in the body")
         if parameter.annotation is parameter.empty:
-            raise DeclarationError(f"{where} has no axes; annotate it, as in {name}: 'b t h k'")
+            state = f" (a state: {name}: mx.State('k v'))" if self.word == "recurrence" and not self.signals else ""
+            raise DeclarationError(f"{where} has no axes; annotate it, as in {name}: 'b t h k'{state}")
         if name in TAKEN:
             raise DeclarationError(f"{where}: this name is an argument of compiled mixers; call the signal differently")
         axes = self._evaluated(parameter.annotation, name)

@@ -8,7 +8,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from mixer_ir.errors import AxisError, DeclarationError, SignalError, one_of
+from mixer_ir.errors import AxisError, DeclarationError, SignalError, one_of, too_deep
 from mixer_ir.nodes.expr import BATCH, SOURCE, TIME, Axes, Expr, Signal, as_expr, union
 from mixer_ir.nodes.linear import depends, matrix_of, value_signal
 from mixer_ir.nodes.matrix import Matrix
@@ -93,7 +93,10 @@ class Mixer:
 
     @cached_property
     def _matrix(self) -> Matrix | None:
-        return None if self.value is None else matrix_of(self.expr, self.value)
+        try:
+            return None if self.value is None else matrix_of(self.expr, self.value)
+        except RecursionError as error:
+            raise too_deep(self.name) from error
 
     @property
     def matrix_expr(self) -> Matrix:
@@ -114,7 +117,10 @@ class Mixer:
     @cached_property
     def traits(self) -> Traits:
         """What holds of the mixer whatever the signals are: causal, time-invariant, linear-time …"""
-        return traits(self.body, self.expr, self.signals, self.value, self._matrix)
+        try:
+            return traits(self.body, self.expr, self.signals, self.value, self._matrix)
+        except RecursionError as error:
+            raise too_deep(self.name) from error
 
     def forms(self) -> list[str]:
         """The names of the forms that are legal for it."""

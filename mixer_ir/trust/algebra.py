@@ -2,7 +2,8 @@
 
 Every symbol stands for a random number of the field (field.py), and nothing is multiplied out. What rational
 functions, roots, exponentials, conjugates and |·| of real numbers obey, the values obey exactly; what stands in
-exponents is worked out (exponents.py). All other functions have a random value for each value of their arguments.
+exponents is worked out (exponents.py). All other functions have a random value for each value of their arguments;
+so have roots and logs of complex numbers, which have branches. A complex symbol is a number and its conjugate's.
 Formulas that are equal by these laws have equal values; others have equal values by chance, about their degree in 2¹²⁷.
 """
 
@@ -19,7 +20,7 @@ from mixer_ir.trust.exponents import Exponents, TooLong
 from mixer_ir.trust.field import Element
 from mixer_ir.trust.formulas import Formula
 from mixer_ir.trust.polynomials import LONG, SIMPLE, Terms, add, decimal, scaled
-from mixer_ir.trust.positive import apart
+from mixer_ir.trust.positive import apart, modulus
 
 
 class Algebra(Comparisons):
@@ -38,9 +39,10 @@ class Algebra(Comparisons):
 
     # ------------------------------------------------------------------ leaves
 
-    def Symbol(self, name: str) -> Formula:
-        """A free real number."""
-        return Formula(self, "symbol", (name,), self.exponents.real(("symbol", name)))
+    def Symbol(self, name: str, *, complex: bool = False) -> Formula:
+        """A free real number, or a complex one."""
+        draw = self.exponents.complex if complex else self.exponents.real
+        return Formula(self, "symbol", (name,), draw(("symbol", name)))
 
     def read(self, x: Any) -> Formula:
         """A number as a formula: a float is the decimal that it was written as, or the constant that it is."""
@@ -154,7 +156,7 @@ class Algebra(Comparisons):
         out, rest = apart(x, 2)
         value = field.root(rest)
         if value is None:
-            value = self.exponents.real(("sqrt", rest))
+            value = self.exponents.function("sqrt", (rest,))
         return Formula(self, "sqrt", (x,), field.mul(out, value))
 
     def Abs(self, given: Any) -> Formula:
@@ -167,7 +169,8 @@ class Algebra(Comparisons):
             out, rest = apart(x, 1)
             negative = isinstance(rest, int) and rest != 0 and not field.positive(rest)
             return Formula(self, "abs", (x,), field.mul(out, field.mul(rest, field.P - 1 if negative else 1)))
-        return self.sqrt(self.mul(x, self.conjugate(x)))
+        found = modulus(x)
+        return Formula(self, "abs", (x,), self.exponents.function("abs", (x.key,)) if found is None else found)
 
     def conjugate(self, given: Any) -> Formula:
         x = self.read(given)
@@ -191,11 +194,12 @@ class Algebra(Comparisons):
         return Formula(self, "im", (x,), field.mul(under, field.add(_v(x), minus)))
 
     def cos(self, x: Any) -> Formula:
-        turn = self.exp(self.mul(self.I, self.read(x)))
-        return self.re(turn)
+        turn = self.exp(self.I * x)
+        return (turn + 1 / turn) / 2
 
     def sin(self, x: Any) -> Formula:
-        return self.im(self.exp(self.mul(self.I, self.read(x))))
+        turn = self.exp(self.I * x)
+        return (turn - 1 / turn) / (2 * self.I)
 
     # ------------------------------------------------------------------ the largest
 
@@ -212,15 +216,16 @@ class Algebra(Comparisons):
             rest += [top] if top.number != -math.inf or not rest else []
         if len(rest) == 1 or any(x.number == math.inf for x in rest):
             return rest[-1]
-        return self._function("Max", tuple(rest), frozenset(x.key for x in rest))
+        return Formula(self, "Max", tuple(rest), self.exponents.real(("Max", frozenset(x.key for x in rest))))
 
     def Min(self, *xs: Any) -> Formula:
         return -self.Max(*(-self.read(x) for x in xs))
 
     # ------------------------------------------------------------------ functions without laws
 
-    def sign(self, x: Any) -> Formula:
-        return self._plain("sign", lambda n: (n > 0) - (n < 0), x)
+    def sign(self, given: Any) -> Formula:
+        x = self.read(given)
+        return self._plain("sign", lambda n: (n > 0) - (n < 0), x) if x.real else x / self.Abs(x)
 
     def floor(self, x: Any) -> Formula:
         return self._plain("floor", math.floor, x)
@@ -241,10 +246,7 @@ class Algebra(Comparisons):
             return self.read(known(*(a.number for a in args)))
         if known is None and args[0].number == 0:
             return args[0]  # an odd function
-        return self._function(name, args, tuple(a.key for a in args))
-
-    def _function(self, name: str, args: tuple[Formula, ...], key: Any) -> Formula:
-        return Formula(self, name, args, self.exponents.real((name, key)))
+        return Formula(self, name, args, self.exponents.function(name, tuple(a.key for a in args)))
 
     # ------------------------------------------------------------------ exponents
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from mixer_ir.definition.named import Array, apply
 from mixer_ir.nodes.expr import Axes, union, without
+from mixer_ir.nodes.functions import Kind
 from mixer_ir.trust.algebra import Algebra
 from mixer_ir.trust.formulas import Formula
 
@@ -27,11 +28,11 @@ class Cells(Array):
     algebra: ClassVar[Algebra]
 
     @classmethod
-    def symbols(cls, name: str, axes: Axes, shape: tuple[int, ...]) -> Self:
-        """A free real symbol for every entry."""
+    def symbols(cls, name: str, axes: Axes, shape: tuple[int, ...], kind: Kind = "real") -> Self:
+        """A free symbol for every entry, real or complex."""
         data = np.empty(shape, dtype=object)
         for i in np.ndindex(*shape):
-            data[i] = cls.algebra.Symbol("_".join([name, *map(str, i)]))
+            data[i] = cls.algebra.Symbol("_".join([name, *map(str, i)]), complex=kind == "complex")
         return cls(axes, data)
 
     @classmethod

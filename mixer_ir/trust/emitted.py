@@ -17,6 +17,7 @@ import torch
 from backends.symbolic import prepare
 from lowering import lower as lowering
 from lowering.context import Lowered, SignalType
+from lowering.kinds import undefined
 from lowering.planner import plan
 from lowering.profile import profile_of
 from mixer_ir.definition.definition import Definition
@@ -40,6 +41,8 @@ LENGTHS: Mapping[str, tuple[tuple[int, int | None], ...]] = {
 }
 """form -> (length, chunk) pairs that are tried; every kind of border is among them"""
 OTHER: tuple[tuple[int, int | None], ...] = ((1, None), (2, None), (3, None))
+COMPLEX: Mapping[str, tuple[int, int | None]] = {"chunked": (3, 2), "flash": (3, 2)}
+"""the pair that is tried once more with complex signals; length 3 for other forms"""
 MOST_PATTERNS = 4
 WIDE = 2
 
@@ -74,10 +77,11 @@ class Made:
 
 @dataclass
 class Emitted:
-    """The programs of one mixer at small sizes, in symbols."""
+    """The programs of one mixer at small sizes, in symbols: real ones, or complex ones for some signals."""
 
     mixer: Mixer
     algebra: Algebra = field(default_factory=Algebra)
+    complex: tuple[str, ...] = ()
     cases: dict[tuple[int, int], list[Case]] = field(default_factory=dict)
     programs: dict[Any, Made | StreamError] = field(default_factory=dict)
 
@@ -86,8 +90,10 @@ class Emitted:
         return self.algebra.draws(lambda: self._checks(form))
 
     def _checks(self, form: str) -> Iterator[tuple[str, str | None]]:
-        for length, chunk in LENGTHS.get(form, OTHER):
+        tried = (COMPLEX.get(form, (3, None)),) if self.complex else LENGTHS.get(form, OTHER)
+        for length, chunk in tried:
             label = f"t = {length}" + ("" if chunk is None else f" in chunks of {chunk}")
+            label += " of complex numbers" if self.complex else ""
             for case in self.of_length(length):
                 for how, found in case.compare(form, chunk):
                     yield f"{label}{how}", None if found is None else str(found)
@@ -156,6 +162,14 @@ def _patterned(fixed: Mapping[str, torch.Tensor], names: list[str], bits: tuple[
     return made
 
 
+def complex_signals(mixer: Mixer) -> tuple[str, ...]:
+    """The signals that may be complex: nothing is done with what is made of them that takes real numbers."""
+    kinds: dict[str, Kind] = dict.fromkeys(mixer.signals, "real")
+    free = [n for n in kinds if n not in samples.discrete(mixer, small(mixer, 1))]
+    bodies = (mixer.body, mixer.expr)
+    return tuple(n for n in free if not any(undefined(x, {**kinds, n: "complex"}) for x in bodies))
+
+
 def small(mixer: Mixer, length: int) -> dict[str, int]:
     """Batch and value axes of size 1, axes that are summed over of size 2."""
     state = {a for n in walk(mixer.expr) if isinstance(n, Process) for a in n.over}
@@ -178,8 +192,9 @@ class Case:
                 self.kinds[name] = "bool" if known[name].dtype == torch.bool else "int"
                 self.signals[name] = self.cells(axes, known[name].numpy().astype(object))
             else:
-                self.kinds[name] = "real"
-                self.signals[name] = self.cells.symbols(name, axes, tuple(self.sizes[a] for a in axes))
+                self.kinds[name] = "complex" if name in of.complex else "real"
+                shape = tuple(self.sizes[a] for a in axes)
+                self.signals[name] = self.cells.symbols(name, axes, shape, self.kinds[name])
         self.definitions: dict[tuple[str, ...], Definition[Cells]] = {}
         self.processes = {n.name: n for n in walk(self.mixer.expr) if isinstance(n, Process)}
         sources = {n.name for n in walk(self.mixer.expr) if isinstance(n, Signal) and SOURCE in n.axes}
@@ -196,7 +211,7 @@ class Case:
             return
         if stated.lowered.entering and stated.states <= self.processes.keys():
             entering = stated.lowered.entering
-            states = {n: self.cells.symbols(f"{n}_before", t.axes, t.shape) for n, t in entering.items()}
+            states = {n: self.cells.symbols(f"{n}_before", t.axes, t.shape, t.kind) for n, t in entering.items()}
             yield " from any state", self._differs(stated, states, self.definition(states))
         elif self.length > 1:
             yield f" cut at {self.length // 2}", self._cut(form, chunk, self.length // 2)

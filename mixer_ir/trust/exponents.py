@@ -8,13 +8,13 @@ exponential. Numbers are read as the decimals they were written as.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import reduce
 from typing import Any
 
 from mixer_ir.trust import field
+from mixer_ir.trust.draws import Draws
 from mixer_ir.trust.field import Element
 from mixer_ir.trust.polynomials import (
     BITS,
@@ -30,13 +30,15 @@ from mixer_ir.trust.polynomials import (
     whole,
 )
 
+MIRRORED = ("atom", "log", "sqrt")
+"""generators whose conjugate is one of another argument"""
 POWERS = 9
 """up to this power of a fraction, a number is known as its logarithm"""
 MOST = 4096
 """products of terms that are worked out in an exponent; a longer one is a symbol"""
 
 
-WORK = 800_000
+WORK = 1_200_000
 """formulas and products of terms that are worked out in one proof: about half a minute"""
 
 
@@ -48,16 +50,15 @@ class TooLong(ArithmeticError):
     """A product in an exponent of more than `MOST` terms."""
 
 
-class Exponents:
+class Exponents(Draws):
     """The generators that have turned up so far with their values, and the polynomials in them."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.index: dict[Any, int] = {}
         self.names: list[Any] = []
         self.values: list[Element] = []
         self.known: dict[Key, Mapping[int, int]] = {}
-        self.drawn: dict[Any, int] = {}
-        self.random = random.Random(1)
         self.i = self.generator("i", field.I)
         self.pi = self.generator("pi", self.real("pi"))
         self.units: list[Fraction] = [Fraction(1)]
@@ -69,14 +70,6 @@ class Exponents:
             raise TooLarge(f"more than {WORK:,} formulas")
 
     # ------------------------------------------------------------------ generators and values
-
-    def real(self, name: Any) -> int:
-        """The value of a real symbol or of a function of given arguments."""
-        return self.drawn.setdefault(name, self.random.randrange(1, field.P))
-
-    def positive(self, name: Any) -> int:
-        """The value of a positive one."""
-        return self.real(("positive", name)) ** 2 % field.P
 
     def generator(self, name: Any, value: Element) -> Terms:
         """The generator called `name` as a polynomial."""
@@ -161,11 +154,21 @@ class Exponents:
                     made = scaled(made, -1)
                 elif kind == "turn":
                     made = {k - 2 * n * one: v for k, v in made.items()}
-                elif kind == "atom" and field.conjugate(value) != value:
-                    (other,) = self.atom(field.conjugate(value))
+                elif kind in MIRRORED and field.conjugate(value) != value:
+                    other = self._mirrored(g)
                     made = {k + n * (other - one): v for k, v in made.items()}
             out = add(out, made)
         return out
+
+    def _mirrored(self, g: int) -> Key:
+        """The conjugate of a generator that is a complex number of its own."""
+        kind, of = self.names[g]
+        if kind == "atom":
+            (key,) = self.atom(field.conjugate(self.values[g]))
+        else:
+            mirror = self.conjugate(dict(of))
+            (key,) = self.log(mirror) if kind == "log" else self.sqrt(mirror)
+        return key
 
     def settled(self, x: Terms) -> Terms:
         """With i² = −1 and √p² = p."""
@@ -192,9 +195,9 @@ class Exponents:
     # ------------------------------------------------------------------ functions
 
     def sqrt(self, x: Terms) -> Terms:
-        name = ("sqrt", frozenset(x.items()))
-        value = field.root(self.value(x))
-        return self.generator(name, self.real(name) if value is None else value)
+        of = self.value(x)
+        value = field.root(of)
+        return self.generator(("sqrt", frozenset(x.items())), self.function("sqrt", (of,)) if value is None else value)
 
     def log(self, x: Terms) -> Terms:
         """log of a product of exponentials is the sum of what stands in them."""
@@ -205,8 +208,7 @@ class Exponents:
                 return total(scaled(dict(p[1]), n * p[2]) for p, n in parts.items())
         if set(x) == {0} and x[0] > 0:
             return {0: decimal(math.log(x[0]))}
-        name = ("log", frozenset(x.items()))
-        return self.generator(name, self.real(name))
+        return self.generator(("log", frozenset(x.items())), self.function("log", (self.value(x),)))
 
     def exp(self, x: Terms) -> Terms:
         """exp Σ c m = Π exp(m)^c; exp(c log p) = p^c for whole c; exp(i x) is a turn."""

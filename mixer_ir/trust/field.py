@@ -95,6 +95,11 @@ def root(x: Element) -> Element | None:
     return (0, r, 0, r)
 
 
+def complex(re: int, im: int) -> Element:
+    """re + i im of two real numbers."""
+    return plain(re, im, re, -im % P)
+
+
 def fractional(x: int, c: Fraction) -> int:
     """x^c of a positive x."""
     order = (P - 1) // 2

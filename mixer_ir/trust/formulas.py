@@ -8,6 +8,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from mixer_ir.trust import field
 from mixer_ir.trust.field import Element
 from mixer_ir.trust.polynomials import Terms
 from mixer_ir.trust.positive import positive
@@ -23,7 +24,7 @@ INFIX = {"add": " + ", "mul": "*", "div": "/", "sub": " - "}
 class Formula:
     """op(args); `number` if it is one (infinities and NaN too), `value` in the field unless it is not finite."""
 
-    __slots__ = ("algebra", "args", "factors", "number", "op", "positive", "terms", "value")
+    __slots__ = ("algebra", "args", "factors", "moduli", "number", "op", "positive", "terms", "value")
 
     def __init__(
         self, algebra: Algebra, op: str, args: tuple[Any, ...], value: Element | None, number: Any = None
@@ -32,11 +33,17 @@ class Formula:
         self.algebra, self.op, self.args, self.value, self.number = algebra, op, args, value, number
         self.terms: Terms | None = None
         self.factors: dict[int, int] | None = None
+        self.moduli: dict[Element, int] | None = None
         self.positive = number is not None and number > 0 if op == "number" else positive(op, args)
 
     @property
     def finite(self) -> bool:
         return self.value is not None
+
+    @property
+    def real(self) -> bool:
+        """Whether it is its own conjugate."""
+        return self.value is None or field.conjugate(self.value) == self.value
 
     @property
     def is_number(self) -> bool:

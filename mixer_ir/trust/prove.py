@@ -7,10 +7,11 @@ programs that lowering really emitted, with a symbol for every entry, are the de
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lowering.kinds import undefined
 from mixer_ir.driver.choosing import checked_mixer
 from mixer_ir.errors import MixerError
 from mixer_ir.language.mixer import Mixer
@@ -22,7 +23,7 @@ from mixer_ir.rules.affine import NotAffine, normal_form
 from mixer_ir.rules.legal import legal
 from mixer_ir.rules.pieces import Piece, pieces
 from mixer_ir.trust.algebra import Algebra
-from mixer_ir.trust.emitted import Emitted
+from mixer_ir.trust.emitted import Emitted, complex_signals
 from mixer_ir.trust.exponents import TooLarge
 from mixer_ir.trust.homomorphism import Shape, claims
 from mixer_ir.trust.monoids import convolution, softmax
@@ -106,7 +107,10 @@ def prove(mixer: Mixer) -> Proof:
 
 
 def _steps(mixer: Mixer) -> Iterator[Step]:
-    affine, algebra = True, Algebra()
+    affine, algebra, complex = True, Algebra(), complex_signals(mixer)
+    if (what := undefined(mixer.body, dict.fromkeys(mixer.signals, "real"))) is not None:
+        yield Step("the declaration is defined", formula(mixer.body), f"it is not: {mixer.name} {what}", False)
+        return
     for run in (n for n in walk(mixer.body) if isinstance(n, Run)):
         found = normal_form(run.recurrence)
         if isinstance(found, NotAffine):
@@ -118,7 +122,7 @@ def _steps(mixer: Mixer) -> Iterator[Step]:
                 False,
             )
             continue
-        for name, difference in traced(mixer, run, found, algebra):
+        for name, difference in traced(mixer, run, found, algebra, complex):
             yield Step(
                 "the traced update is the normal form",
                 f"{run.recurrence.name}: {name}",
@@ -126,7 +130,7 @@ def _steps(mixer: Mixer) -> Iterator[Step]:
                 or "one step from an arbitrary state gives the same formulas entry by entry; so do all, by induction",
                 difference is None,
             )
-    for rule, difference in fired(mixer, algebra):
+    for rule, difference in fired(mixer, algebra, complex):
         yield Step(
             "the canonical form is the declared expression",
             f"{rule.rule}: {rule.identity}",
@@ -135,7 +139,7 @@ def _steps(mixer: Mixer) -> Iterator[Step]:
         )
     for piece in pieces(mixer.expr) if affine else ():
         yield from _piece(piece)
-    yield from _programs(mixer, algebra)
+    yield from _programs(mixer, [Emitted(mixer, algebra), *([Emitted(mixer, algebra, complex)] if complex else [])])
 
 
 def _piece(piece: Piece) -> Iterator[Step]:
@@ -197,14 +201,15 @@ def _why(ok: bool, otherwise: str) -> str:
     return "both sides are the same polynomial in symbols that do not commute" if ok else f"they differ: {otherwise}"
 
 
-def _programs(mixer: Mixer, algebra: Algebra) -> Iterator[Step]:
-    """The programs that lowering emits, in symbols."""
-    emitted = Emitted(mixer, algebra)
-    known = emitted.known
+def _programs(mixer: Mixer, kinds: Sequence[Emitted]) -> Iterator[Step]:
+    """The programs that lowering emits, in symbols: for each kind of signals."""
+    known, algebra = kinds[0].known, kinds[0].algebra
+    known += "".join(f"; with complex {', '.join(x.complex)}" for x in kinds if x.complex)
     for form in mixer.forms():
         tried: dict[str, str | None] = {}
         try:
-            tried = emitted.checks(form)
+            for emitted in kinds:
+                tried |= emitted.checks(form)
             wrong = next((f"{what}: {difference}" for what, difference in tried.items() if difference), "")
         except (MixerError, AssertionError, ArithmeticError, TypeError, ValueError, IndexError, KeyError) as error:
             wrong = f"the program cannot be made or read: {type(error).__name__}: {error}"
@@ -212,7 +217,7 @@ def _programs(mixer: Mixer, algebra: Algebra) -> Iterator[Step]:
             "the emitted programs are the definition",
             f"form {form}: {', '.join(tried)}{known}{algebra.compared}",
             wrong
-            or "with a real symbol for every entry, each result is the formula of the declared loop or sum: both have "
+            or "with a symbol for every entry, each result is the formula of the declared loop or sum: both have "
             "one value where symbols stand for random numbers of a field of 2¹²⁷ (others do with a chance below 10⁻³⁰)",
             not wrong,
         )

@@ -26,7 +26,7 @@ from mixer_ir.driver.binding import kind_of
 from mixer_ir.driver.choosing import checked_form, checked_mixer
 from mixer_ir.driver.compiled import CompiledMixer, compile
 from mixer_ir.driver.running import checked_backend
-from mixer_ir.errors import AxisError, DeclarationError, MixerError, OptionError, StreamError, one_of
+from mixer_ir.errors import AxisError, DeclarationError, MachineError, MixerError, OptionError, StreamError, one_of
 from mixer_ir.language.mixer import Mixer
 from mixer_ir.nodes.expr import SOURCE, TIME, Axes, union
 from mixer_ir.nodes.node import walk
@@ -132,7 +132,8 @@ def verify(
     sample            a function from a length to tensors for some or all signals, where the drawn ones do not suit
 
     Errors: those of `mx.compile` for a form or backend; OptionError for lengths or chunks that are no whole numbers
-    from 1; SignalError and AxisError for signals and sizes that do not fit the mixer.
+    from 1; SignalError and AxisError for signals and sizes that do not fit the mixer; MachineError where a backend
+    lacks a compiler or a folder to write to.
     """
     checked_mixer(mixer, "verify")
     for word, names in (("forms", forms), ("backends", backends)):
@@ -386,9 +387,11 @@ class Verification:
 
     @staticmethod
     def attempt(run: Callable[[], T]) -> T | str:
-        """What `run` gives, or the error that it raised, in words: it belongs in the report."""
+        """What `run` gives, or the error that it raised, in words: it belongs in the report; but for a MachineError."""
         try:
             return run()
+        except MachineError:
+            raise
         except Exception as error:
             return f"{type(error).__name__}: {error}"
 

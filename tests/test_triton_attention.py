@@ -1,0 +1,116 @@
+"""Softmax attention as kernels: one loop each, what a mask closes left out, sums over rows and long sums by parts."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton")
+
+import catalog
+from backends import reference
+from backends.triton.kernel import Setting
+from backends.triton.levels import levels
+from backends.triton.partition import plan
+from backends.triton.real import real
+from backends.triton.stages import apart, staged
+from backends.triton.work import work
+from lowering.adjoint import adjoint
+from lowering.build import Builder, program
+from lowering.program import Program
+from mixer_ir.driver.kernels import lowered
+from tests.test_triton import agree, arrays
+
+SIZES = {"b": 1, "h": 1, "g": 1, "k": 16, "v": 16}
+MIXERS = catalog.get("softmax_attention").mixers
+
+
+def attention(name: str, **sizes: int) -> tuple[Program, Program]:
+    """Both passes of one, as a GPU is given them."""
+    of = lowered(MIXERS[name], "flash", 16, {**SIZES, **sizes})
+    return of, adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable])
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("softmax_attention", {"t": 160, "g": 2}),
+        ("full_attention", {"t": 150}),
+        ("cross_attention", {"t": 70, "s": 40}),
+    ],
+)
+def test_both_passes_of_attention(name: str, sizes: dict[str, int]) -> None:
+    of, back = attention(name, **sizes)
+    given = arrays(of)
+    agree(of, given)
+    agree(back, {**arrays(back, seed=1), **given})
+
+
+def test_attention_is_one_loop_forward_and_three_backward() -> None:
+    """Results are computed where the last states are, row sums with them; keys and queries have a loop each."""
+    first, second = (plan(real(levels(x)), Setting()) for x in attention("softmax_attention", t=256))
+    assert len(first.steps) == 1 and len(second.steps) <= 3
+    loops = [n for k in (*first.kernels(), *second.kernels()) for n in re.findall(r"for n_j_(\w+) in", k.text)]
+    assert loops == ["N", "N", "N", "T"]
+    assert not any("state" in b.name for k in (*first.kernels(), *second.kernels()) for b in k.writes)
+
+
+def test_turns_that_a_causal_mask_closes_are_left_out() -> None:
+    def bounds(name: str) -> list[str]:
+        made = [k.text for x in attention(name, t=256) for k in plan(real(levels(x)), Setting()).kernels()]
+        return [head for text in made for head in re.findall(r"for n_j_[NT] in range\((.*)\):", text)]
+
+    closed = bounds("softmax_attention")
+    assert all("i_t" in x for x in closed[:3]) and closed[3].startswith("(tl.maximum(") and "i_s" in closed[3]
+    assert not any("i_" in x for x in bounds("full_attention"))
+
+
+def test_a_step_that_a_closed_mask_does_not_leave_as_it_is_is_taken() -> None:
+    """A mean over all keys counts those that are masked: Σ_s where(s ≤ t, x, 1)."""
+    b = Builder()
+    q, k = b.input("q", ("t", "k"), (128, 16)), b.input("k", ("s", "k"), (128, 16))
+    cut = [b.split(x, "s", "_n", "s", 16) for x in (k, b.iota("s", 128))]
+
+    def step(i, carry, steps, constants):  # type: ignore[no-untyped-def]
+        x = i.contract(constants[0], steps[0], ("k",))
+        x = i.where(i.map("le", 0, i.sub(constants[1], steps[1])), x, 1.0)
+        return [i.add(carry[0], i.sum(x, ("s",)))], []
+
+    (y,), _ = b.scan("_n", step, [b.full(0.0, {"t": 128})], cut, [q, b.iota("t", 128)])
+    of = program({"y": y}, [q, k])
+    agree(of, arrays(of))
+    (kernel,) = plan(of, Setting()).kernels()
+    assert "for n_j_N in range(8)" in kernel.text
+
+
+def test_long_sums_of_few_results_take_two_stages() -> None:
+    b = Builder()
+    x, y = (b.input(n, ("b", "t", "h"), (4, 1 << 13, 2)) for n in "xy")
+    of = program({"dot": b.contract(x, y, ("b", "t")), "sum": b.reduce("sum", x, ("b", "t", "h"))}, [x, y])
+    made = staged(of)
+    assert len(list(apart(made))) == 2
+    given = arrays(of)
+    want, got = (reference.prepare(z)(given) for z in (of, made))
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-12, atol=1e-12 * np.abs(want[name]).max())
+    programs = [k.programs for k in plan(of, Setting()).kernels()]
+    assert max(programs) >= 4  # in one stage a single program has all of a sum
+
+
+def test_turns_that_hang_on_the_program_are_counted_in_the_mean() -> None:
+    text = """
+    %c1 = arith.constant 1 : i32
+    %c0 = arith.constant 0 : i32
+    %c4 = arith.constant 4 : i64
+    %p = tt.get_program_id x : i32
+    %p64 = arith.extsi %p : i32 to i64
+    %t = arith.remsi %p64, %c4 : i64
+    %n = arith.trunci %t : i64 to i32
+    scf.for %i = %c0 to %n step %c1  : i32 {
+      %e = math.exp2 %c : tensor<32xf32>
+    }
+    """
+    counted = work(text, 8)
+    assert counted.known and [x.turns for x in counted.levels] == [1, 1.5] and counted.special == 8 * 1.5 * 32
