@@ -97,6 +97,8 @@ def transformers_griffin(ours: nn.Module) -> Module:
     return theirs, lambda x: theirs(x, torch.arange(x.shape[1])[None], None, use_cache=False)[0]
 
 
+BUDGET, LONG = 2.0, 6.0
+"""seconds for rounds of short runs; seconds of a run that is made once"""
 TABLE = (
     Layer("Mamba-130m", "mamba", {"d_model": 768}, (("transformers", transformers_mamba), ("mambapy", mambapy_mamba))),
     Layer("Mamba-2-130m", "mamba2", {"d_model": 768}, (("transformers", transformers_mamba2),)),
@@ -161,7 +163,7 @@ def raced(title: str, what: str, t: int, runs: dict[str, Run], due: Work) -> Ite
     """The rows of a race; one that says so where two differ."""
     settle(runs["auto"])
     try:
-        times = race(runs, fresh=here())
+        times = race(runs, budget=BUDGET, long=LONG, fresh=here())
     except ResultsDiffer as error:
         yield row(title, what, t, next(iter(runs)), differs=str(error))
         return

@@ -51,8 +51,9 @@ def rows(t: int = 2048, depth: int = 24) -> list[Row]:
     if missing("native") is not None:
         return []
     with torch.no_grad():
+        tokens = [row for dtype in (torch.float32, torch.bfloat16) for row in model(depth, dtype)]
         of_products = [row for case in WIDE for row in products(case, t)]
-        return [*memory(), *plain(t), *scan(t), *layer(t), *model(depth), *of_products]
+        return [*memory(), *plain(t), *scan(t), *layer(t), *tokens, *of_products]
 
 
 def told(what: str, runs: Runs) -> Iterator[Row]:
@@ -117,19 +118,19 @@ def layer(t: int) -> Iterator[Row]:
     yield from told(f"Mamba-130m layer, forward, T = {t}", runs)
 
 
-def model(depth: int) -> Iterator[Row]:
+def model(depth: int, dtype: torch.dtype) -> Iterator[Row]:
     """One token of a model of such layers; of that of transformers, with the same weights."""
-    ours = mx.catalog.get("mamba").model(n_layer=depth).eval()
+    ours = mx.catalog.get("mamba").model(n_layer=depth).eval().to(dtype)
     tokens = torch.randint(50280, (1, 16))
     _, states = on(ours, "eager", ours.prefill)(tokens, last=1)
     step = on(ours, "native", ours.step)
     whole = lambda: step(states, tokens[:, 0])  # noqa: E731
     runs: Runs = {"whole": whole, "linear maps": replayed(ours, whole)}
     if find_spec("transformers"):
-        theirs = transformers_model(ours, Settings(depth=depth))
+        theirs = transformers_model(ours, Settings(depth=depth)).to(dtype)
         cache = theirs(tokens, use_cache=True).cache_params
         runs["transformers, whole"] = lambda: theirs(tokens[:, :1], cache_params=cache, use_cache=True)
-    yield from told(f"a token of a model of {depth} such layers", runs)
+    yield from told(f"a token of a model of {depth} such layers, {str(dtype).removeprefix('torch.')}", runs)
 
 
 def replayed(module: nn.Module, run: Callable[[], object]) -> Callable[[], object]:

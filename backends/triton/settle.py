@@ -47,6 +47,8 @@ NOT = 1 << 20
 COLUMNS = 512
 """of tensor memory, on every device that has it"""
 
+FEW = 2048
+"""bytes spilled up to which fewer warps are tried: layouts of small tiles take more registers with more threads"""
 TRIES, TURNS = 8, 20
 """plans with new kernels that are compiled at most, and plans that are made at most"""
 LESS, LEAST, MUCH = 0.85, 0.7, 1024
@@ -109,7 +111,7 @@ class _Spilled:
         ways = {k: _ways(k, self.target) for k in of.kernels()}
         count = len(self.known)
         firsts = self.of([w[0] for w in ways.values()], dtype)
-        again = [w for k, n in zip(ways, firsts, strict=True) if n for w in ways[k][1:]]
+        again = [w for k, n in zip(ways, firsts, strict=True) if n for w in _others(ways[k], n)]
         found = dict(zip((w[0] for w in ways.values()), firsts, strict=True)) | dict(
             zip(again, self.of(again, dtype), strict=True)
         )
@@ -130,14 +132,20 @@ class _Spilled:
 
 
 def _ways(kernel: Kernel, target: str) -> list[Kernel]:
-    """How a kernel may be launched: as it is on the device, then without pipelined loads, then with more warps.
+    """How a kernel may be launched: as it is on the device, then without pipelined loads, then with other warps.
 
     Four warps of 64 lanes have as many threads as eight of 32, and each thread finds twice the registers.
     """
     lanes = (triton_of(target) or ("", "", 32))[2]
     own = max(4, kernel.warps * 32 // lanes)
-    ways = [(own, kernel.stages), (own, 1), *([(8, kernel.stages), (8, 1)] if own * lanes < 256 else [])]
+    other = [8] if own * lanes < 256 else [4] if own > 4 else []
+    ways = [(own, kernel.stages), (own, 1), *((n, stages) for n in other for stages in (kernel.stages, 1))]
     return [sound(replace(kernel, warps=warps, stages=stages), target, installed()) for warps, stages in ways]
+
+
+def _others(ways: list[Kernel], spilled: int) -> list[Kernel]:
+    """The ways that are worth compiling where the first one spills."""
+    return [w for w in ways[1:] if spilled <= FEW or w.warps >= ways[0].warps]
 
 
 def _replaced(of: Plan, by: Mapping[Kernel, Kernel]) -> Plan:
