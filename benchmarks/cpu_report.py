@@ -14,9 +14,9 @@ Rows = Sequence[Mapping[str, Any]]
 
 HOW = """Contenders of a cell run in turn in one process and the median counts; before that, their results (and
 gradients) are compared; a cell in which two differ is not timed and says so. `native`, `eager` and `auto` are this
-package's backends; `auto` is timed where it has settled. What takes more than a second (layers: six) runs once; what is predicted to
-take more than the cap (2.5 s) is left out, unless a goal compares with it. Others are given as their time over that of
-`native`: 3x took three times as long.
+package's backends; `auto` is timed where it has settled. What takes more than a second (layers: six) runs once; what is
+predicted to take more than the cap (2.5 s) is left out, unless a goal compares with it. Others are given as their time
+over that of `native`: 3x took three times as long.
 
 *Of the limit*: time at the machine's limit over the time taken. The limit is the larger of bytes / copy bandwidth and
 operations / matmul rate, both measured in this run, the best of several times. Bytes are every signal and result once
