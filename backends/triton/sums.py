@@ -151,7 +151,7 @@ def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
         and not e.summing
         and any(isinstance(u.op, p.Contract) for z in v.args for u in computed(z, e.buffers))
     ):
-        most, deep = e.block, True  # of rows that take products themselves
+        most, deep = min(e.block, max(_room(e) // max(entries, 1), 1)), True  # of rows that take products themselves
         if any(transforms(z, e.buffers) for z in v.args):
             most, deep = max(TURN // max(entries, 1), 1), False  # each a tile of its own
             also = companions(v, [u for u in e.buffers if u in e.roots], e.buffers)
