@@ -8,12 +8,11 @@ it is done twice. The second says how long the cache is to keep it, without whic
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
 from itertools import count
 
-from backends.triton.schedule import Line, Loop, assigned, largest, pressure, read
+from backends.triton.schedule import Line, Loop, assigned, every, largest, pressure, read
 
 POLICIES = ("evict_last", "evict_first")
 """of the second load and of the third"""
@@ -26,20 +25,12 @@ SHARE = 64
 def relieved(lines: list[Line | Loop], enough: int) -> list[Line | Loop]:
     """The lines with loads moved or done again until no more than `enough` registers are held, or nothing helps."""
     made = deepcopy(lines)
-    stored = {n for x in _every(made) for n in re.findall(r"tl\.store\((p_\w+)", x.text)}
+    stored = {n for x in every(made) for n in re.findall(r"tl\.store\((p_\w+)", x.text)}
     for _ in range(STEPS):
         most, block, i = largest(made)
-        if most <= enough or not _step(block, i, stored, enough // SHARE, {x.name for x in _every(made)}):
+        if most <= enough or not _step(block, i, stored, enough // SHARE, {x.name for x in every(made)}):
             break
     return made if pressure(made) < pressure(lines) else lines
-
-
-def _every(lines: Iterable[Line | Loop]) -> Iterable[Line]:
-    for x in lines:
-        if isinstance(x, Loop):
-            yield from _every(x.lines)
-        else:
-            yield x
 
 
 def _step(block: list[Line | Loop], i: int, stored: set[str], least: int, taken: set[str]) -> bool:

@@ -183,15 +183,16 @@ def pressure(lines: list[Line | Loop]) -> int:
 
 def largest(lines: list[Line | Loop]) -> tuple[int, list[Line | Loop], int]:
     """(The most registers that tiles take at once, the block and the number of the line where they do)."""
-    sizes = {x.name: x.size for x in _lines(lines) if x.name}
-    sizes |= {name: x.size for x in _lines(lines) if x.size and not x.name for name in assigned([x])}
+    sizes = {x.name: x.size for x in every(lines) if x.name}
+    sizes |= {name: x.size for x in every(lines) if x.size and not x.name for name in assigned([x])}
     return _largest(lines, sizes, set())
 
 
-def _lines(lines: Iterable[Line | Loop]) -> Iterator[Line]:
+def every(lines: Iterable[Line | Loop]) -> Iterator[Line]:
+    """The lines of a block and of its loops."""
     for x in lines:
         if isinstance(x, Loop):
-            yield from _lines(x.lines)
+            yield from every(x.lines)
         else:
             yield x
 
@@ -202,7 +203,7 @@ def _largest(lines: list[Line | Loop], sizes: dict[str, int], after: set[str]) -
     for i, x in reversed(list(enumerate(lines))):
         names = {n for n in read(x) if n in sizes}
         if isinstance(x, Loop):
-            inside = {y.name for y in _lines(x.lines)}
+            inside = {y.name for y in every(x.lines)}
             live |= names - inside
             most = max(most, _largest(x.lines, sizes, live), key=lambda found: found[0])
             continue

@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import pairwise
 from textwrap import fill
 
-from backends.triton.schedule import Line, Loop, assigned, names_in
+from backends.triton.schedule import Line, Loop, assigned, every, names_in
 
 WIDTH = 110
 """characters of a line, where it can be cut"""
@@ -39,11 +39,11 @@ def christen(lines: Sequence[Line | Loop], stored: Collection[str] = ()) -> None
     A number makes it the only one. What is stored in an array of `stored` takes its name.
     """
     wanted = dict(_wanted(lines))
-    for x in _each(lines):
+    for x in every(lines):
         found = re.match(r"tl\.store\(p_(\w+).*?, (\w+)(, mask=.*)?\)$", x.text)
         if found and found[1] in stored and found[2] in wanted and not wanted[found[2]].startswith(("m_", "n_")):
             wanted[found[2]] = f"b_{found[1]}"
-    used = {n for text in (*(x.text for x in _each(lines)), *_heads(lines)) for n in names_in(text)} - wanted.keys()
+    used = {n for text in (*(x.text for x in every(lines)), *_heads(lines)) for n in names_in(text)} - wanted.keys()
     given: dict[str, str] = {}
     for name, base in wanted.items():
         made, i = base, 1
@@ -58,19 +58,11 @@ def christen(lines: Sequence[Line | Loop], stored: Collection[str] = ()) -> None
 def _wanted(lines: Sequence[Line | Loop]) -> Iterator[tuple[str, str]]:
     """(name, what it should be called) in the order of the text; names of the first line that assigns them."""
     seen: set[str] = set()
-    for x in _each(lines):
+    for x in every(lines):
         for name in [x.name] if x.name else assigned([x]):
             if name not in seen and x.noun:
                 yield name, x.noun
             seen.add(name)
-
-
-def _each(lines: Sequence[Line | Loop]) -> Iterator[Line]:
-    for x in lines:
-        if isinstance(x, Loop):
-            yield from _each(x.lines)
-        else:
-            yield x
 
 
 def _heads(lines: Sequence[Line | Loop]) -> Iterator[str]:
@@ -121,7 +113,7 @@ def _comment(text: str, level: int) -> list[str]:
 def steps(lines: Sequence[Line | Loop]) -> list[str]:
     """What the lines do, step by step, those that differ in sizes alone as one."""
     found: dict[str, str] = {}
-    for x in _each(lines):
+    for x in every(lines):
         if x.step:
             alike = re.sub(r"\d+", "…", x.step)
             found[alike] = alike if found.get(alike, x.step) != x.step else x.step
@@ -149,7 +141,7 @@ def _own(x: Line | Loop) -> str:
 
 def _told(x: Loop) -> set[str]:
     """The steps that a loop's lines belong to."""
-    return {y.step for y in _each(x.lines) if y.step}
+    return {y.step for y in every(x.lines) if y.step}
 
 
 # ------------------------------------------------------------------------------------------------------ long lines
