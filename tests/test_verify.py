@@ -91,6 +91,22 @@ def test_a_tolerance_that_lets_zeros_pass_is_an_error(monkeypatch):
     assert any("zeros would pass" in row.note for row in report.rows)
 
 
+@mx.mixer
+def remaining(q: "b t h k", k: "b t h k", v: "b t h v") -> "b t h v":
+    """Attention without what a step has of itself alone: at t = 1 all cancels."""
+    scores = mx.causal(mx.lowrank(mx.exp(q), mx.exp(k), over="k"))
+    return mx.normalize(scores) @ v - v
+
+
+def test_what_cancels_to_rounding_is_judged_by_what_cancels():
+    assert verify(remaining, lengths=(1, 7), backends=("eager",)).ok
+    want = expected(remaining, 1, dtype=torch.float32)
+    assert want.cancelled and not expected(remaining, 7, dtype=torch.float32).cancelled
+    rounding = torch.finfo(torch.float32).eps
+    assert want.measure(torch.full_like(want.values, rounding)).ok
+    assert not want.measure(torch.full_like(want.values, 1e4 * rounding)).ok
+
+
 @pytest.mark.parametrize(
     ("mixer", "trait"),
     [(both_ways, "causal"), (both_ways, "anticausal"), (gated, "strictly_causal"), (gated, "time_invariant")],

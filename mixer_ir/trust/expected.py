@@ -1,7 +1,8 @@
 """What a mixer must give on one random input: values and gradients by definition, and how far off is still right.
 
 The tolerance follows from the dtype and from the input: a relative part, and a part for ill-conditioned inputs, which
-is measured: how much the definition itself moves when every signal moves by one rounding.
+is measured: how much the definition itself moves when every signal moves by one rounding, and, where that does not
+excuse a result, when each operation on the way does: terms may cancel that no signal shows.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from functools import cached_property
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from mixer_ir.definition.oracle import evaluate
 from mixer_ir.driver import samples
@@ -53,6 +57,13 @@ class Measured:
     ok: bool
 
 
+class Noise(NamedTuple):
+    """How far roundings move the values, and the gradient in each signal."""
+
+    values: float
+    gradients: Mapping[str, float]
+
+
 @dataclass
 class Expected:
     """One input with the values and gradients that follow from the mixer's definition, in double precision.
@@ -73,11 +84,7 @@ class Expected:
         g = torch.Generator().manual_seed(self.seed)
         self.weights = torch.randn(self.values.shape, generator=g, dtype=torch.float64).to(self.values.dtype)
         self.gradients = self._gradients(self.values, exact, starts)
-        moved, moved_starts = self._leaves(self.signals, self.initial, torch.finfo(self.computed).eps)
-        again = self._evaluated(moved, moved_starts)
-        gradients = self._gradients(again, moved, moved_starts)
-        self.noise = _largest(again - self.values)
-        self.gradient_noise = {n: _largest(gradients[n] - x) for n, x in self.gradients.items()}
+        self.moved = self._noise(torch.finfo(self.computed).eps)
 
     @property
     def computed(self) -> torch.dtype:
@@ -110,6 +117,20 @@ class Expected:
         leaves = {**signals, **{f"state:{n}": x for n, (x, _) in initial.items()}}
         return gradients_of(y, self.weights, leaves)
 
+    def _noise(self, rounding: float) -> Noise:
+        moved, starts = self._leaves(self.signals, self.initial, rounding)
+        again = self._evaluated(moved, starts)
+        gradients = self._gradients(again, moved, starts)
+        return Noise(_largest(again - self.values), {n: _largest(gradients[n] - x) for n, x in self.gradients.items()})
+
+    @cached_property
+    def inside(self) -> Noise:
+        """What one rounding of the result of every operation moves: more than `moved` where terms cancel inside."""
+        with _Rounding(torch.finfo(self.computed).eps, self.seed):
+            found = self._noise(0.0)
+        gradients = {n: max(x, found.gradients[n]) for n, x in self.moved.gradients.items()}
+        return Noise(max(self.moved.values, found.values), gradients)
+
     # ------------------------------------------------------------------ tolerances
 
     @property
@@ -117,17 +138,31 @@ class Expected:
         return _largest(self.values)
 
     @property
+    def noise(self) -> float:
+        """How far the values move if every signal moves by one rounding."""
+        return self.moved.values
+
+    @property
     def allowed(self) -> float:
         """The largest difference of values that is still right."""
-        return RELATIVE[self.dtype][0] * self.scale + ROUNDINGS * self.noise
+        return self._allowed(self.moved)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the values are nothing but what roundings leave, so that nothing can be told of results."""
+        return self.scale <= ROUNDINGS * self.inside.values
+
+    def _allowed(self, noise: Noise) -> float:
+        return RELATIVE[self.dtype][0] * self.scale + ROUNDINGS * noise.values
 
     def gradient_scale(self, name: str) -> float:
         return _largest(self.gradients[name]) + SHARED * max(map(_largest, self.gradients.values()), default=0.0)
 
-    def gradient_allowed(self, name: str) -> float:
+    def gradient_allowed(self, name: str, noise: Noise | None = None) -> float:
+        moved = (noise or self.moved).gradients[name]
         largest = max(map(_largest, self.gradients.values()), default=0.0)
         rounding = CANCELLED * torch.finfo(self.computed).eps * largest
-        return RELATIVE[self.dtype][1] * self.gradient_scale(name) + ROUNDINGS * self.gradient_noise[name] + rounding
+        return RELATIVE[self.dtype][1] * self.gradient_scale(name) + ROUNDINGS * moved + rounding
 
     def insensitive(self) -> list[str]:
         """What the tolerances would let pass: a result of zeros, or one that is a step late. Empty if nothing."""
@@ -151,20 +186,24 @@ class Expected:
         """A result (and its gradients by signal) against the definition; NaN is infinitely far off."""
         if y.shape != self.values.shape:
             return Measured(float("inf"), None, self.allowed, 0.0, False)
-        off = _largest(y.to(self.values.dtype) - self.values)
-        size = max(self.scale, 1e-300)
-        ok = off <= self.allowed
-        tolerance = self.allowed / size if self.scale else self.allowed
+        found = self._measured(y, gradients, self.moved)
+        return found if found.ok else self._measured(y, gradients, self.inside)
+
+    def _measured(self, y: Tensor, gradients: Signals | None, noise: Noise) -> Measured:
+        """Errors as parts of the expected size, of 1 where zeros are expected."""
+        off, allowed = _largest(y.to(self.values.dtype) - self.values), self._allowed(noise)
+        size = self.scale or 1.0
+        ok = off <= allowed
         if gradients is None:
-            return Measured(off / size, None, tolerance, 0.0, ok)
+            return Measured(off / size, None, allowed / size, 0.0, ok)
         worst, least = 0.0, float("inf")
         for name, want in self.gradients.items():
             got = gradients[name]
             off_g = _largest(got.to(want.dtype) - want) if got.shape == want.shape else float("inf")
-            size_g = max(self.gradient_scale(name), 1e-300)
-            worst, least = max(worst, off_g / size_g), min(least, self.gradient_allowed(name) / size_g)
-            ok = ok and off_g <= self.gradient_allowed(name)
-        return Measured(off / size, worst, tolerance, least, ok)
+            allowed_g, size_g = self.gradient_allowed(name, noise), self.gradient_scale(name) or 1.0
+            worst, least = max(worst, off_g / size_g), min(least, allowed_g / size_g)
+            ok = ok and off_g <= allowed_g
+        return Measured(off / size, worst, allowed / size, least, ok)
 
     def run(self, call: Callable[..., Tensor], *, gradients: bool = True) -> Measured:
         """`call(signals, initial)` on this input, measured. Gradients are taken by torch."""
@@ -213,6 +252,26 @@ def gradients_of(y: Tensor, weights: Tensor, leaves: Signals) -> dict[str, Tenso
     loss = (weights.conj() * y).real.sum() if y.is_complex() else (weights * y).sum()
     found = torch.autograd.grad(loss, list(wanted.values()), materialize_grads=True)
     return {n: g.detach() for n, g in zip(wanted, found, strict=True)}
+
+
+class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Every new floating-point result of an operation is moved by one rounding, up or down by chance."""
+
+    def __init__(self, rounding: float, seed: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rounding, self.generator = rounding, torch.Generator().manual_seed(seed + 2)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if any(r.alias_info is not None for r in func._schema.returns):  # a view, or written in place
+            return out
+        return tree_map_only(Tensor, self._moved, out)
+
+    def _moved(self, x: Tensor) -> Tensor:
+        if not differentiable(x):
+            return x
+        turn = torch.randint(0, 2, x.shape, generator=self.generator) * 2 - 1
+        return x * (1 + self.rounding * turn.to(torch.float64))
 
 
 def _largest(x: Tensor) -> float:
