@@ -236,8 +236,7 @@ class Builder:
     def delay(self, x: Value, axis: str, by: int) -> Value:
         """y_i = x_{i−by}, zero outside."""
         n = x.size(axis)
-        if abs(by) >= n:
-            return self.mul(x, self.map("eq", self.iota(axis, n), -1)) if by else x
+        by = max(-n, min(by, n))
         return self.slice(self.pad(x, axis, max(by, 0), max(-by, 0)), axis, max(-by, 0), max(-by, 0) + n)
 
     def concat(self, parts: Sequence[Value], axis: str) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import log2, prod
@@ -180,8 +180,9 @@ def operation_cost(value: Value, profile: Profile) -> Cost:
         case p.Reduce():
             read = _entries(value.args[0])
             return Cost(read * wide, moved, 1, profile.operation + read * wide / profile.reduce)
-        case p.Cumulate():
-            return Cost(n * wide, moved, 1, profile.operation + n * wide / profile.cumulate)
+        case p.Cumulate(axis=axis):
+            turns = value.size(axis) * profile.cumulate_step
+            return Cost(n * wide, moved, 1, profile.operation + turns + n * wide / profile.cumulate)
         case p.AffineScan(axis=axis):
             turns = value.size(axis) * profile.affine_step
             return Cost(2 * n * wide, moved, 1, profile.operation + turns + n * wide / profile.affine)
@@ -208,7 +209,7 @@ def _part_cost(op: p.Scan | p.Region, profile: Profile) -> Cost:
     """The cost of one run of a loop's or a region's body."""
     if isinstance(op, p.Region) and op.label in profile.spelled:
         return spelled_cost(op.body, profile)
-    return body_cost(op.body, profile)
+    return body_cost(op.body, profile.turn or profile if isinstance(op, p.Scan) else profile)
 
 
 @lru_cache(maxsize=512)
@@ -252,18 +253,37 @@ def _contract(value: Value, profile: Profile) -> Cost:
     matrices = value.kind == "complex" and min(m, n) > 1
     work = flops * (profile.complex / 4 if matrices else 1)
     moved = _moved(value, profile)
+    if profile.turn is not None:  # a scan's states are read where they are carried
+        moved -= sum(_bytes(a, profile) for a in value.args if isinstance(a.op, p.AffineScan))
     seconds = work / on_curve(profile.matmul, min(m, n, k)) + moved / profile.copy
     batch = tuple(a for a in value.axes if a in x.axes and a in y.axes)
-    scattered = [z for z in (x, y) if min(m, n) > 1 and _innermost(z) in batch]
-    each = profile.operation * prod(value.size(a) for a in batch)
+    lying = _lying if profile.turn is None else _loaded
+    scattered = [z for z in (x, y) if min(m, n) > 1 and _innermost(z, lying) in batch]
+    each = profile.operation * profile.each * prod(value.size(a) for a in batch)
     apart = sum(each + APART * _bytes(z, profile) / profile.copy for z in scattered)
     return Cost(flops, moved, 1, profile.operation + seconds + apart)
 
 
-def _innermost(value: Value) -> str | None:
+def _innermost(value: Value, lying: Callable[[Value], Axes]) -> str | None:
     """The axis along which entries lie side by side."""
     sizes = value.sizes
-    return next((a for a in reversed(_lying(value)) if sizes[a] > 1), None)
+    return next((a for a in reversed(lying(value)) if sizes.get(a, 0) > 1), None)
+
+
+@lru_cache(maxsize=1 << 12)
+def _loaded(value: Value) -> Axes:
+    """The order in which an input lies that a value is, whatever its axes are called; () where it is computed."""
+    op, axes = value.op, _loaded(value.args[0]) if value.args else ()
+    match op:
+        case p.Input():
+            return value.axes
+        case p.Rename(old=old, new=new):
+            return tuple(new if a == old else a for a in axes)
+        case p.Split(axis=axis, outer=outer, inner=inner):
+            return tuple(x for a in axes for x in ((outer, inner) if a == axis else (a,)))
+        case p.Order() | p.Detach() | p.Cast() | p.Slice() | p.Pad() | p.Expand():
+            return axes
+    return ()
 
 
 @lru_cache(maxsize=1 << 12)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from lowering.context import Choice, SignalType, sizes_of
 from lowering.cost import Cost, cost
+from lowering.fused import chained
 from lowering.kinds import kinds_in
 from lowering.lower import lower
 from lowering.profile import Profile
@@ -22,7 +23,6 @@ from mixer_ir.nodes.process import Process, Read, Run
 from mixer_ir.rules.legal import legal
 from mixer_ir.rules.pieces import Piece, pieces
 
-CHUNKS = (16, 32, 64, 128, 256)
 SIZED = ("chunked", "flash")
 """the forms that have a chunk: steps, or a block of keys"""
 LAGS = 128
@@ -114,7 +114,10 @@ def plans(
                 continue
             alone = alone or Alone.of(piece, signals, sizes, kinds)
             priced = tuple(Candidate(c, cost(alone.program(c, past), profile)) for c in tried)
-            chosen = cheapest([c for c in priced if c.choice.form in wanted], profile).choice
+            offered = [c for c in priced if c.choice.form in wanted]
+            known = alone.programs
+            tiled = [c for c in offered if c.choice.form != "monarch" or _tiled(piece, known[c.choice], profile)]
+            chosen = cheapest(tiled or offered, profile).choice
             parts.append(PiecePlan(piece, reasons, priced, chosen))
     return tuple(Plan(tuple(parts)) for parts in made)
 
@@ -125,6 +128,14 @@ def cheapest(candidates: Sequence[Candidate], profile: Profile) -> Candidate:
     if fitting:
         return min(fitting, key=lambda c: c.cost.seconds)
     return min(candidates, key=lambda c: c.cost.held)
+
+
+def _tiled(piece: Piece, program: Program, profile: Profile) -> bool:
+    """Whether transforms as products are known to fit into kernels: those of signals and a given filter are.
+
+    A process forms its filter first, by kernels that wait for each other.
+    """
+    return not profile.longest or (isinstance(piece.node, Apply) and bool(chained(program, profile.longest)))
 
 
 def _lags(piece: Piece, sizes: Mapping[str, int], past: int | None) -> int:
@@ -143,7 +154,7 @@ def _choices(forms: Sequence[str], chunk: int | None, length: int, profile: Prof
         if form not in SIZED:
             choices.append(Choice(form, None, held))
             continue
-        sizes = profile.keys if form == "flash" else CHUNKS
+        sizes = profile.keys if form == "flash" else profile.chunks
         groups = profile.groups if form == "flash" else None
         chunks = [chunk] if chunk is not None else [c for c in sizes if c < length] or [length]
         choices.extend(Choice(form, min(c, length), held, groups) for c in chunks)

@@ -60,6 +60,14 @@ class Profile:
     """blocks of keys that are worth trying"""
     groups: int | None = None
     """of rows that take softmax over their own keys each, where it is not what lowering/flash.py says"""
+    chunks: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """lengths of chunks that are worth trying"""
+    cumulate_step: float = 0.0
+    """overhead of a cumulation a step"""
+    each: float = 1.0
+    """overheads of an operation for each matrix of a batch whose entries do not lie side by side"""
+    turn: Profile | None = None
+    """by what the body of a loop is priced, where it is not this"""
 
 
 def on_curve(curve: Curve, x: float) -> float:
@@ -140,8 +148,38 @@ GPU = Profile(
     groups=1,
 )
 
-KERNELS = replace(GPU, name="cuda, generated kernels", longest=1 << 14, tile=1 << 11, tensor=7e13)
-"""the same with the kernels of backends/triton, which hold chains of transforms in tiles"""
+_KERNELS = Profile(  # an H100: what kernels reach of its published rates; a byte that is moved counts, not an operation
+    name="cuda, generated kernels",
+    matmul=((1, 2e12), (8, 1e13), (16, 1e14), (64, 3e14)),
+    entrywise=1e13,
+    special=3e12,
+    reduce=1e13,
+    cumulate=2e12,
+    affine=1e12,
+    affine_step=1e-7,
+    cumulate_step=1e-7,
+    fft=5e11,
+    solve=2e13,
+    solve_each=0.0,
+    copy=3e12,
+    memory=inf,
+    operation=1e-6,
+    view=0.0,
+    step=3e-6,
+    longest=1 << 14,
+    tile=1 << 11,
+    tensor=7e13,
+    held=1 << 62,
+    keys=(64,),
+    groups=1,
+    chunks=(64,),
+    each=0.0,
+)
+KERNELS = replace(_KERNELS, turn=replace(_KERNELS, copy=inf, operation=0.0))
+"""the kernels of backends/triton: chains of transforms are held in tiles, a loop is one kernel whose turns keep what
+they compute in registers, sequences are not cut into stretches; tiles are made for chunks of 64. What of a program is
+in memory between kernels its operations do not tell, so no form is refused for that.
+"""
 
 PROFILES = {"cpu": CPU, "cuda": GPU}
 

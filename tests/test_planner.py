@@ -14,7 +14,7 @@ from lowering.cost import Cost, cost, is_view, operation_cost
 from lowering.fused import chained, transforms
 from lowering.kinds import kind_of
 from lowering.monarch import fourier
-from lowering.planner import CHUNKS, Candidate, cheapest, plan
+from lowering.planner import Candidate, cheapest, plan
 from lowering.profile import CPU, GPU, KERNELS, on_curve, profile_of
 from mixer_ir.nodes.expr import Signal
 from mixer_ir.nodes.matrix import Apply, Fourier
@@ -148,7 +148,7 @@ def test_a_form_asked_for_is_taken_by_the_pieces_that_have_it():
 def test_a_chunk_asked_for_is_kept_and_cut_to_the_sequence():
     assert planned(decayed, form="chunked", chunk=24, t=300).pieces[0].chosen == Choice("chunked", 24)
     assert planned(decayed, form="chunked", chunk=24, t=10).pieces[0].chosen == Choice("chunked", 10)
-    assert planned(decayed, form="chunked", t=300).pieces[0].chosen.chunk in CHUNKS
+    assert planned(decayed, form="chunked", t=300).pieces[0].chosen.chunk in CPU.chunks
 
 
 def test_long_sequences_are_not_computed_densely():

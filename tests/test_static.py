@@ -20,7 +20,9 @@ from backends.triton.devices import DEVICES, seconds
 from backends.triton.static import BEST, Kernels, Planned
 from backends.triton.work import Level, Work, work
 from benchmarks import kernels as table
+from benchmarks import kernels_report as report
 from lowering.build import Builder, program
+from mixer_ir.driver.kernels import planned
 from mixer_ir.errors import BackendError
 
 TTIR = """
@@ -236,31 +238,39 @@ def test_the_table_marks_what_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(sys, "argv", ["kernels", "gla", "--out", str(tmp_path)])
     table.main()
     text = (tmp_path / "static-sm_90.md").read_text()
-    (line,) = [x for x in text.splitlines() if x.startswith("| gated_linear_attention")]
-    assert " / 5+7 | " in line and " / 12.35 | " in line and "| gfx942 | " in line and ", sm_80: " in line
+    line, other = [x for x in text.splitlines() if x.startswith("| gated_linear_attention")]
+    assert " / 5+7 | " in line and " / 12.35 | " in line and " spill |" in line
     assert "1 rows, 1 fail a demand." in text and "compiled here: sm_90 1, sm_80 1, sm_100 1, gfx942 1." in text
-    assert " spill, " in line and "### gated_linear_attention, heads of 128" in text
+    assert other.count(" B spilled, 0 B of stack** |") == 2 and other.endswith(", 1 KB |"), "gfx942 is the last"
+    assert "sm_80: 1 rows, 1 fail." in text and "gfx942: 1 rows, 0 fail." in text
+    assert "### gated_linear_attention, heads of 128" in text
 
 
-def test_every_mixer_has_a_form_and_sizes_for_the_table() -> None:
+TAKEN = {"chunked", "flash", "scan", "parallel", "fft", "monarch"}
+
+
+def test_every_mixer_has_sizes_for_the_table_and_takes_a_form_that_fits_kernels() -> None:
+    """What "auto" takes: T × T matrices of a causal mixer, or states step by step, would be far slower."""
     for entry in catalog.list():
         for mixer in catalog.get(entry).mixers.values():
-            form, given = table.form_of(entry, mixer), table.sizes(mixer, 128)
-            assert form in (*mixer.forms(), "auto") and given["t"] == 4096
+            given = table.sizes(mixer, 128)
             axes = {a for of in mixer.signals.values() for a in of}
-            assert set(given) <= axes
-    assert {case.name for case in table.cases(catalog.list())} >= set(table.FLA)
+            assert set(given) <= axes and given["t"] == 4096
+            forms = planned(mixer, "auto", None, given)[0].splitlines()[-1].split(";")[0].removeprefix("form ")
+            made = {x.partition(" in chunks of ")[0] for x in forms.split(", ")}
+            assert made <= TAKEN and ("parallel" not in made or mixer.name == "full_linear_attention"), mixer.name
+    assert {case.name for case in table.cases(catalog.list())} >= set(report.FLA)
 
 
 def test_fla_is_held_against_what_it_computes() -> None:
     """Its retention has fixed decays and passes no gradient to them; even the least bytes may be over the share."""
-    (case,) = [c for c in table.cases(["retnet"]) if c.name == table.RETENTION and c.width == 128]
+    (case,) = [c for c in table.cases(["retnet"]) if c.name == report.RETENTION and c.width == 128]
     _, backward = case.planned[1].programs
     entries = 8 * 4096 * 16 * 128
     assert backward.names == ("d:q", "d:k", "d:v")
     assert case.least == pytest.approx((4 * entries * 2e-9, 11 * entries * 2e-9), rel=1e-3)
     made = Kernels(case.name, "sm_90", (), ())
-    row = table.Row(table.RETENTION, 128, made, (1.34, 2.0))
+    row = report.Row(report.RETENTION, 128, made, (1.34, 2.0))
     assert [free for *_, free in row.beside] == [True, False] and "least 1.34" in row.cells()[3]
 
 

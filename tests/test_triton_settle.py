@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +13,12 @@ pytest.importorskip("triton")
 
 from backends.triton import settle
 from backends.triton.compilers import Figures, Task
+from backends.triton.devices import room
 from backends.triton.kernel import LAST, Setting
 from backends.triton.partition import plan
-from backends.triton.steps import Plan
+from backends.triton.steps import Learnt, Plan
 from lowering.build import Builder, program
-from lowering.program import Program, Value
+from lowering.program import Program
 
 FINE: Figures = {"registers": 32, "stack": 0, "spills": 0, "shared": 0, "columns": 0, "tensor": {}, "ttir": ""}
 
@@ -30,6 +31,14 @@ def two() -> Program:
     return program({"y": y, "z": b.sum(y, ("t",))}, [x])
 
 
+def side_by_side() -> Program:
+    """Two results of kernels that do not wait for each other."""
+    b = Builder()
+    x, w = b.input("x", ("t", "k"), (4096, 64)), b.input("w", ("k", "v"), (64, 64))
+    u = b.input("u", ("i", "j"), (64, 64))
+    return program({"y": b.contract(x, w, ("k",)), "z": b.sum(u, ("i",))}, [x, w, u])
+
+
 class Tried:
     """Plans as they are asked for, with what a compiler is made to say of each."""
 
@@ -40,12 +49,12 @@ class Tried:
         monkeypatch.setattr(settle, "plan", self.plan)
         monkeypatch.setattr(settle, "figures", self.figures)
 
-    def plan(self, of: Program, setting: Setting, *, limits: Mapping[Value, int], alone: Set[Value]) -> Plan:
-        made = plan(of, setting, limits=limits, alone=alone)
+    def plan(self, of: Program, setting: Setting, *, learnt: Learnt) -> Plan:
+        made = plan(of, setting, learnt=learnt)
         new = {k: replace(k, text=f"{k.text}# {len(self.plans)}") for k in made.kernels()}  # as if it had changed
         made = settle._replaced(made, new)
         names = {b.value: b.name for k in made.kernels() for b in k.writes}
-        self.limits.append({names[v]: n for v, n in limits.items()})
+        self.limits.append({names[v]: n for v, n in learnt.limits.items()})
         self.plans.append(made)
         return made
 
@@ -82,21 +91,66 @@ def test_a_limit_reaches_the_kernel() -> None:
     of = two()
     first = plan(of, Setting())
     (y,) = (b.value for k in first.kernels() for b in k.writes if b.name == "y")
-    found = {b.name: k.setting.limit for k in plan(of, Setting(), limits={y: 80}).kernels() for b in k.writes}
+    found = {b.name: k.setting.limit for k in plan(of, Setting(), learnt=Learnt({y: 80})).kernels() for b in k.writes}
     assert found == {"y": 80, "z": Setting().limit}
 
 
 def test_of_kernels_side_by_side_that_go_on_spilling_the_largest_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    b = Builder()
-    x, w = b.input("x", ("t", "k"), (4096, 64)), b.input("w", ("k", "v"), (64, 64))
-    u = b.input("u", ("i", "j"), (64, 64))
-    of = program({"y": b.contract(x, w, ("k",)), "z": b.sum(u, ("i",))}, [x, w, u])
+    of = side_by_side()
     monkeypatch.setattr(
         settle, "figures", lambda tasks, **_: [FINE | {"spills": 8 * ("_z_" in t["name"])} for t in tasks]
     )
     assert [len(k.parts) for k in plan(of, Setting()).kernels()] == [2]
     made = settle.settled(of, Setting(), "sm_90", lambda of: lambda b: torch.float32)
     assert sorted(b.name for k in made.kernels() for b in k.writes) == ["y", "z"] and len(made.kernels()) == 2
+
+
+def test_of_kernels_side_by_side_those_that_spill_by_themselves_are_planned_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of, limits = side_by_side(), list[dict[str, int]]()
+
+    def planned(of: Program, setting: Setting, *, learnt: Learnt) -> Plan:
+        made = plan(of, setting, learnt=learnt)
+        names = {b.value: b.name for k in made.kernels() for b in k.writes}
+        limits.append({names[v]: n for v, n in learnt.limits.items()})
+        return made
+
+    monkeypatch.setattr(settle, "plan", planned)
+    monkeypatch.setattr(
+        settle, "figures", lambda tasks, **_: [FINE | {"spills": 8 * ("z" in t["name"])} for t in tasks]
+    )
+    settle.settled(of, Setting(), "sm_90", lambda of: lambda b: torch.float32)
+    assert limits[1]["z"] < limits[1]["y"] == Setting().limit
+
+
+def test_results_of_one_kernel_that_goes_on_spilling_are_stored_by_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = Builder()
+    x = b.input("x", ("t", "k"), (64, 4))
+    of = program({"y": b.mul(x, 2.0), "z": b.add(x, 3.0)}, [x])
+    assert [len(k.writes) for k in plan(of, Setting()).kernels()] == [2]
+
+    def figures(tasks: Sequence[Task], **_: Any) -> list[Figures]:
+        """One function that stores both spills; two side by side do not."""
+        return [FINE | {"spills": 8 * (len(t["signature"]) == 3 and "def _y" not in t["source"])} for t in tasks]
+
+    monkeypatch.setattr(settle, "figures", figures)
+    made = settle.settled(of, Setting(), "sm_90", lambda of: lambda b: torch.float32)
+    (kernel,) = made.kernels()
+    assert [len(k.writes) for k in kernel.parts] == [1, 1]
+
+
+def test_factors_of_products_count_where_registers_hold_them() -> None:
+    """An A100's tensor cores take factors from registers, an H100's from shared memory."""
+    assert [room(t)[1] > 0 for t in ("sm_80", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942", "cpu")] == [
+        *(True, True, False, False, True, False, False)
+    ]
+    b = Builder()
+    x, w = b.input("x", ("t", "k"), (4096, 64)), b.input("w", ("k", "v"), (64, 64))
+    of = program({"y": b.contract(x, w, ("k",))}, [x, w])
+    for dot, share in (("bf16", 2), ("tf32", 1)):
+        one, other = (plan(of, Setting(dot=dot, copies=n)).kernels()[0] for n in (0, 3))
+        assert one.text == other.text and other.held - one.held == 3 * 64 * (64 + 64) // share
 
 
 def fitted(monkeypatch: pytest.MonkeyPatch, target: str, spills: Callable[[Mapping[str, int]], int]) -> Plan:
@@ -107,8 +161,13 @@ def fitted(monkeypatch: pytest.MonkeyPatch, target: str, spills: Callable[[Mappi
 
 
 def test_what_spills_with_pipelined_loads_alone_is_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a loop there is nothing to pipeline: such a kernel is not compiled again."""
+    of = plan(two(), Setting())
+    looped = {k: replace(k, text=f"{k.text}    for _ in range(2):\n        pass\n") for k in of.kernels()[:1]}
+    of = settle._replaced(of, {k: looped.get(k, k) for k in of.kernels()})
+    monkeypatch.setattr(settle, "plan", lambda *_, **__: of)
     made = fitted(monkeypatch, "sm_90", lambda options: 8 * (options["num_stages"] > 1))
-    assert {k.stages for k in made.kernels()} == {1} and len(made.kernels()) == len(plan(two(), Setting()).kernels())
+    assert [k.stages for k in made.kernels()] == [1, 2]
     fine = fitted(monkeypatch, "sm_90", lambda options: 0)
     assert {k.stages for k in fine.kernels()} == {2}
 
@@ -135,3 +194,21 @@ def test_of_plans_that_spill_alike_the_one_with_the_fewest_launches_is_taken(mon
     monkeypatch.setattr(settle._Spilled, "of", lambda self, kernels, dtype: [8 // len(kernels) for _ in kernels])
     made = settle.settled(two(), Setting(), "sm_90", lambda of: lambda b: torch.float32)
     assert len(made.kernels()) == len(one.kernels())
+
+
+def test_where_exponents_spill_they_are_multiplied_late_if_that_spills_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The factor of a power of 2 is multiplied once for all sums, or at each, as registers suffice."""
+    b = Builder()
+    x = b.input("x", ("t", "k"), (64, 4))
+    of = program({"y": b.add(b.map("exp", x), b.map("exp", b.cumulate("sum", x, "t")))}, [x])
+
+    def settled(folded: int, late: int) -> int:
+        def figures(tasks: Sequence[Task], **_: Any) -> list[Figures]:
+            once = [t["source"].count("1.4426950408889634") == 1 for t in tasks]
+            return [FINE | {"spills": folded if one else late} for one in once]
+
+        monkeypatch.setattr(settle, "figures", figures)
+        (kernel,) = settle.settled(of, Setting(), "sm_90", lambda of: lambda b: torch.float32).kernels()
+        return kernel.text.count("1.4426950408889634")
+
+    assert [settled(0, 0), settled(8, 0), settled(8, 8)] == [1, 2, 1]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -235,6 +238,27 @@ def test_a_load_that_is_done_again_more_than_once_has_a_name_each_time() -> None
     names = [x.name for x in made if isinstance(x, Line) and x.name]
     assert sum(n.startswith("x") for n in names) == 3 and len({*names}) == len(names)
     assert meant(made) == meant(lines)
+
+
+ORDER = """
+import random
+from backends.triton.schedule import Line, reordered
+draw = random.Random(0)
+for n in range(10, 60):
+    of = [[f"x{j}" for j in draw.sample(range(i), min(i, 3))] for i in range(n)]
+    lines = [Line(f"x{i}", " + ".join(x) or "0", size=draw.choice([32, 64])) for i, x in enumerate(of)]
+    reordered(lines)
+    print([x.name for x in lines])
+"""
+
+
+def test_the_order_of_lines_hangs_on_nothing_else() -> None:
+    """Every process puts the same lines in the same order, whatever that of its sets is."""
+    made = []
+    for seed in "12":
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        made.append(subprocess.check_output([sys.executable, "-c", ORDER], env=environment))
+    assert made[0] == made[1]
 
 
 def test_tiles_of_large_heads_are_cut_to_registers() -> None:

@@ -102,6 +102,8 @@ def _mapped(v: Value, fn: str, args: list[Known], numbers: list[float], rest: li
     match fn:
         case "and" | "mul" if 0.0 in numbers:
             return 0.0
+        case "mul" if len(numbers) == 2:
+            return numbers[0] * numbers[1]
         case "and" | "mul" if 1.0 in numbers and rest:
             return rest[0]
         case "add" if 0.0 in numbers and rest:
@@ -112,7 +114,7 @@ def _mapped(v: Value, fn: str, args: list[Known], numbers: list[float], rest: li
             return args[0]
         case "max" if -math.inf in numbers and rest:
             return rest[0]
-        case "exp" if args[0] in (0.0, -math.inf):
+        case "exp" | "exp2" if args[0] in (0.0, -math.inf):
             return 1.0 if args[0] == 0.0 else 0.0
         case "neg" if numbers == [0.0]:
             return 0.0

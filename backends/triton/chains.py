@@ -116,35 +116,37 @@ def _spanned(x: Value, y: Value, summed: dict[str, Digits]) -> int:
     return prod(later) if later else min(LEAST, max(alone.values(), default=1))
 
 
-def repeated(v: Value, along: Iterable[str], known: Mapping[Value, Buffer]) -> Iterator[Value]:
-    """What is computed in place on the way to v though it lacks an axis that programs lie along: each does it again."""
+def repeated(v: Value, grid: Mapping[str, int], known: Mapping[Value, Buffer]) -> Iterator[Value]:
+    """What is computed in place on the way to v though it lacks an axis that programs lie along: each does it again.
+
+    grid   programs along axes of v, or of what v is made of, by name
+    """
     seen: set[Value] = set()
-    todo: list[tuple[Value, frozenset[frozenset[str]]]] = [(v, frozenset(frozenset({a}) for a in along))]
+    todo: list[tuple[Value, frozenset[str]]] = [(v, frozenset())]
     while todo:
         x, axes = todo.pop()
+        axes |= {a for a, n in x.sizes.items() if grid.get(a, 0) >= n > 1}
+        names = {part for a in axes for part in _parts(x, a)}
         for u in x.args:
             if u in seen or u in known or not u.shape:
                 continue
             seen.add(u)
-            names = frozenset(frozenset(_parts(x, a)) for a in axes)
-            if all(group.intersection(u.axes) for group in names):
-                todo.append((u, names))
+            if names.issubset(u.axes):
+                todo.append((u, frozenset(names)))
             else:
                 yield u
 
 
-def _parts(x: Value, axes: Iterable[str]) -> Iterator[str]:
-    """The names under which x's arguments have some axes, or parts of them."""
-    for a in axes:
-        match x.op:
-            case p.Rename(old=old, new=new) if a == new:
-                yield old
-            case p.Split(axis=axis, outer=outer, inner=inner) if a in (outer, inner):
-                yield axis
-            case p.Merge(axis=axis, outer=outer, inner=inner) if a == axis:
-                yield from (outer, inner)
-            case _:
-                yield a
+def _parts(x: Value, axis: str) -> tuple[str, ...]:
+    """The names under which x's arguments have an axis, or all parts of it."""
+    match x.op:
+        case p.Rename(old=old, new=new) if axis == new:
+            return (old,)
+        case p.Split(axis=whole, outer=outer, inner=inner) if axis in (outer, inner):
+            return (whole,)
+        case p.Merge(axis=whole, outer=outer, inner=inner) if axis == whole:
+            return (outer, inner)
+    return (axis,)
 
 
 def bare(v: Value) -> Value:

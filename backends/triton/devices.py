@@ -92,6 +92,17 @@ def triton_of(target: str) -> tuple[str, int | str, int] | None:
     return ("hip", target, 64 if target.startswith("gfx9") else 32) if target.startswith("gfx") else None
 
 
+def room(target: str) -> tuple[int, int]:
+    """(Registers of a thread that tiles may take, threads that hold an entry of a product's factor while it works).
+
+    Hopper's tensor cores, and those of Blackwell's data-centre GPUs, read factors from shared memory. On NVIDIA's other
+    GPUs a program's warps share rows and columns of a product among them: two to four threads hold each factor, and its
+    way there takes addresses. AMD's threads find twice the registers, so that factors are not counted there.
+    """
+    backend, arch, _ = triton_of(target) or ("", 0, 0)
+    return (128, 3) if backend == "cuda" and int(arch) not in range(90, 120) else (145, 0)
+
+
 LAUNCH = 3e-6
 """seconds from one kernel's end to the next one's first program"""
 WAIT = 8e-7

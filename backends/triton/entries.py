@@ -118,7 +118,7 @@ def size_of(v: Value) -> float:
     return float("inf")
 
 
-NAMES = {"exp": "e", "eq": "m", "lt": "m", "le": "m", "ne": "m", "and": "m", "or": "m", "not": "m"}
+NAMES = {"exp": "e", "exp2": "e", "eq": "m", "lt": "m", "le": "m", "ne": "m", "and": "m", "or": "m", "not": "m"}
 
 
 def _same(e: Evaluator, v: Value, where: Where) -> Tile:

@@ -9,7 +9,7 @@ and read from memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -64,7 +64,7 @@ class Evaluator:
     rules     operation -> its tile
     buffers   values that are read from memory          bound   inputs of loop bodies: how they are computed here
     loaded    the buffers that were read                block   entries that products of matrices sum at once
-    enough    registers of all threads together that tiles may take
+    stored    buffer -> where it was stored             enough  registers of all threads together that tiles may take
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Evaluator:
         self.buffers = buffers
         self.bound: dict[Value, Callable[[Mapping[str, Index]], Tile]] = {}
         self.loaded: dict[Value, None] = {}
+        self.stored: dict[str, list[Where]] = {}
         self.memo: list[dict[Any, tuple[Tile, tuple[t.Dim, ...]]]] = [{}]
         self.roots: set[Value] = set()
         self.summing = 0
@@ -174,6 +175,7 @@ class Evaluator:
 
     def store(self, buffer: Buffer, x: Tile, where: Where) -> None:
         """x written to a buffer, inside the innermost loop."""
+        self.stored.setdefault(buffer.name, []).append(where)
         offset, mask, dims, _ = self.place(buffer, where)
         text = x.over(dims)
         if x.literal or set(x.dims) != set(dims):
@@ -225,7 +227,8 @@ class Evaluator:
             return x
         text = " & ".join(f"({factor(c.over(ix.dims))} {limit})" for c, limit in conditions)
         inside = Tile(f"({text})", ix.dims, "bool", ix.tile.depth)
-        return self.w.map("tl.where({}, {}, {})", inside, x, Tile(neutral, literal=True, kind=x.kind), kind=x.kind)
+        other = Tile(neutral, literal=True, kind=x.kind)
+        return self.w.map("tl.where({}, {}, {})", inside, self.typed(x, other), other, kind=x.kind)
 
 
 def meaning(v: Value) -> tuple[str, str]:
@@ -283,6 +286,20 @@ def computed(v: Value, known: Mapping[Value, Buffer]) -> Iterator[Value]:
         if x not in seen and x not in known:
             seen.add(x)
             yield x
+            todo += x.args
+
+
+def reached(values: Iterable[Value], known: Mapping[Value, Buffer]) -> Iterator[Buffer]:
+    """What is in memory on the way to some values, these included."""
+    seen, todo = set(), [*values]
+    while todo:
+        x = todo.pop()
+        if x in seen:
+            continue
+        seen.add(x)
+        if x in known:
+            yield known[x]
+        else:
             todo += x.args
 
 

@@ -12,7 +12,9 @@ FORMS: dict[str, str] = {
     "pow": "_pow({}, {})",
     "neg": "-{}",
     "exp": "tl.exp({})",
+    "exp2": "tl.exp2({})",
     "log": "tl.log({})",
+    "log2": "tl.log2({})",
     "log1p": "_log1p({})",
     "expm1": "_expm1({})",
     "sqrt": "tl.sqrt({})",
@@ -37,9 +39,18 @@ FORMS: dict[str, str] = {
     "mod": "_mod({}, {})",
     "floordiv": "_floordiv({}, {})",
 }
-"""name -> text; `real`, `imag`, `conj` and `complex` are gone by then (backends/triton/real.py)"""
+"""name -> text; `real`, `imag`, `conj` and `complex` are gone by then (backends/triton/real.py), in single precision
+`exp` too (backends/triton/powers.py)"""
 
 HELPERS: dict[str, str] = {
+    "_exp": """
+@triton.jit
+def _exp(x):
+    if x.dtype == tl.float32:
+        return tl.exp2(x * 1.4426950408889634)
+    else:
+        return tl.exp(x)
+""",
     "_log1p": """
 @triton.jit
 def _log1p(x):
@@ -49,7 +60,7 @@ def _log1p(x):
     "_expm1": """
 @triton.jit
 def _expm1(x):
-    u = tl.exp(x)
+    u = _exp(x)
     if x.dtype == tl.float32:
         s = 1.0 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x * (1 / 5040))))))
         return tl.where(tl.abs(x) < 0.35, x * s, u - 1.0)
@@ -65,13 +76,13 @@ def _sign(x):
     "_sigmoid": """
 @triton.jit
 def _sigmoid(x):
-    e = tl.exp(-tl.abs(x))
+    e = _exp(-tl.abs(x))
     return tl.where(x >= 0, 1.0, e) / (1.0 + e)
 """,
     "_softplus": """
 @triton.jit
 def _softplus(x):
-    return tl.maximum(x, 0.0) + _log1p(tl.exp(-tl.abs(x)))
+    return tl.maximum(x, 0.0) + _log1p(_exp(-tl.abs(x)))
 """,
     "_tanh": """
 @triton.jit
@@ -134,7 +145,7 @@ def _near(x, ahead):
     "_pow": """
 @triton.jit
 def _pow(x, y):
-    size = tl.exp(y * tl.log(tl.where(x == 0, 1.0, tl.abs(x))))
+    size = _exp(y * tl.log(tl.where(x == 0, 1.0, tl.abs(x))))
     whole = tl.floor(y) == y
     odd = whole & (tl.floor(y * 0.5) * 2.0 != y)
     signed = tl.where(x < 0, tl.where(whole, tl.where(odd, -size, size), float("nan")), size)
@@ -170,9 +181,19 @@ def _times(x, y):
 def _then(a, x, a_next, x_next):
     return a * a_next, x * a_next + x_next
 """,
+    "_affine": """
+@triton.jit
+def _affine(a, x, axis: tl.constexpr, reverse: tl.constexpr):
+    _, h = tl.associative_scan((a, x), axis, _then, reverse=reverse)
+    return h
+""",
 }
 CALLS = {
-    "_softplus": ("_log1p",),
+    "_affine": ("_then",),
+    "_expm1": ("_exp",),
+    "_sigmoid": ("_exp",),
+    "_pow": ("_exp",),
+    "_softplus": ("_log1p", "_exp"),
     "_tanh": ("_expm1", "_sign"),
     "_mod": ("_floordiv",),
     "_sin": ("_turned",),
@@ -181,7 +202,9 @@ CALLS = {
     "_near_cos": ("_near",),
 }
 """helpers that a helper calls"""
-TILES = {"_expm1": 2, "_log1p": 3, "_softplus": 4, "_tanh": 4, "_pow": 5, "_inverse": 1, "_sin": 2, "_cos": 2}
+TILES = {
+    "_expm1": 2, "_log1p": 3, "_softplus": 4, "_tanh": 4, "_pow": 5, "_inverse": 1, "_sin": 2, "_cos": 2, "_affine": 1,
+}  # fmt: skip
 """tiles that a helper holds while it works (one whose name begins so)"""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from textwrap import fill
 
+from backends.triton.covers import covered
 from backends.triton.evaluate import Buffer, Cut, Evaluator, hint
 from backends.triton.functions import HELPERS, needed
 from backends.triton.text import WIDTH, headed, signature, tidy
@@ -20,6 +21,8 @@ class Setting:
 
     tile    the most entries of a result that a program computes     block   entries that a product sums without a loop
     limit   registers of a thread that tiles may take
+    copies  threads that hold an entry of a product's factor while it works; 0 where these stay in shared memory
+    folded  whether exponents take the factor of a power of 2 in what they are made of (backends/triton/powers.py)
     """
 
     real: str = "tl.float32"
@@ -27,6 +30,8 @@ class Setting:
     tile: int = 1 << 13
     block: int = 256
     limit: int = 145
+    copies: int = 0
+    folded: bool = True
 
 
 SHAPES = (
@@ -169,6 +174,8 @@ class Grid:
 
 def assembled(name: str, e: Evaluator, grid: Grid, writes: Sequence[Buffer], title: str) -> Kernel:
     """The whole text: helpers, header, places, body."""
+    for b in writes:
+        covered(name, b, e.stored[b.name])
     results = [b.name for b in writes if not b.name.startswith(hint(b.value))]
     body, steps, held = e.w.body(e.enough, results)
     dims = dict.fromkeys(re.findall(r"\bo_(\w+?)_(\d+)\b", body))

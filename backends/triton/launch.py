@@ -22,7 +22,7 @@ from backends.eager import own
 from backends.plan import check_shape, given
 from backends.results import COMPLEX, precision_of, results
 from backends.triton.compilers import LIMIT
-from backends.triton.devices import triton_of
+from backends.triton.devices import room, triton_of
 from backends.triton.evaluate import Buffer
 from backends.triton.kernel import Kernel, Setting
 from backends.triton.known import installed, refusal, sound
@@ -189,7 +189,9 @@ def readied(
     """
     precision = precision_of(dtypes, alone)
     wide = precision == torch.float64
-    way = how if isinstance(how, Way) else Way(Setting("tl.float64" if wide else "tl.float32", how))
+    most, copies = room(target)
+    setting = Setting("tl.float64" if wide else "tl.float32", limit=most, copies=copies)
+    way = how if isinstance(how, Way) else Way(replace(setting, dot=how))
     kept = results(program, dtypes, alone)
 
     def ready(of: Plan) -> Ready:

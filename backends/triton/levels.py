@@ -132,8 +132,7 @@ class Spans:
         self.size = 1 << (length - 1).bit_length()
         self.place = b.iota(STEP, self.size)
         self.full = b.pad(step, STEP, 0, self.size - length)
-        nothing = b.mul(self.full, 0.0) if self.size == 1 else b.const(0.0)
-        self._of: dict[int, tuple[Value, Value, Value]] = {1: (self.full, nothing, nothing)}
+        self._of: dict[int, tuple[Value, Value, Value]] = {1: (self.full, b.const(0.0), b.const(0.0))}
 
     def across(self, m: int, *, early: bool) -> Value:
         """exp of the steps between each step and the middle of its block of 2m: what a row and a column both need."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from backends.triton import tile as t
+from backends.triton.blocks import within
 from backends.triton.bounds import turns
 from backends.triton.ends import at_the_end, moved
 from backends.triton.evaluate import Buffer, Cut, Evaluator, Where, meaning, stripped
@@ -25,7 +26,7 @@ STEPS, LANES = 64, 32
 
 
 def _evaluator(setting: Setting, buffers: Mapping[Value, Buffer], roots: set[Value]) -> Evaluator:
-    e = Evaluator(Writer(setting.real, setting.dot), buffers, RULES, setting.block, setting.limit * 256)
+    e = Evaluator(Writer(setting.real, setting.dot, setting.copies), buffers, RULES, setting.block, setting.limit * 256)
     e.roots = roots
     return e
 
@@ -227,7 +228,12 @@ def placed(program: Program) -> dict[Value, Value]:
     made = {}
     for y in outputs:
         v = y
-        while isinstance(v.op, MOVED) and readers[v.args[0]] == 1 and not outputs[v.args[0]]:
+        while (
+            isinstance(v.op, MOVED)
+            and getattr(v.op, "step", 1) == 1
+            and readers[v.args[0]] == 1
+            and not outputs[v.args[0]]
+        ):
             v = v.args[0]
         of = v.args[0].op if v is not y and isinstance(v.op, p.Pick) else None
         if isinstance(of, p.Scan) and isinstance(v.op, p.Pick) and v.op.index >= of.carries:
@@ -235,7 +241,7 @@ def placed(program: Program) -> dict[Value, Value]:
     return made
 
 
-MOVED = (p.Rename, p.Order, p.Merge)
+MOVED = (p.Rename, p.Order, p.Merge, p.Slice)
 
 
 def _moved(b: Buffer, where: Where) -> Where:
@@ -250,6 +256,8 @@ def _moved(b: Buffer, where: Where) -> Where:
             here[x.op.new] = here.pop(x.op.old)
         elif isinstance(x.op, p.Merge):
             here[x.op.axis] = t.joined(here.pop(x.op.outer), here.pop(x.op.inner), x.args[0].size(x.op.inner))
+        elif isinstance(x.op, p.Slice):
+            here[x.op.axis] = t.shifted(here[x.op.axis], -x.op.start)
     return here
 
 
@@ -270,6 +278,10 @@ def _within(op: p.Scan, v: Value, buffers: Mapping[Value, Buffer]) -> Demands:
     for a in summed:
         found.tiles[a] = 3
         found.whole.add(a)
+    if any(isinstance(x.op, p.AffineScan) for x in op.body.order):
+        for a in within(op.body.inputs[0]):
+            found.tiles[a] = 3
+            found.whole.add(a)
     free = {a for x in op.body.inputs[: op.carries] for a in x.axes} - summed
     found.whole |= found.tiles.keys() - free
     found.rows = _rows(op, free)

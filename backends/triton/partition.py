@@ -13,26 +13,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
+from typing import Any, TypeAlias
 
 from backends.triton import loops, roots
 from backends.triton.beside import beside
 from backends.triton.carried import carried
 from backends.triton.chains import APART, bare, overlong, repeated
 from backends.triton.ends import at_the_end, loop_of
-from backends.triton.evaluate import Buffer, Cut, computed, hint, meaning, stripped
+from backends.triton.evaluate import Buffer, Cut, computed, hint, meaning, reached, stripped
 from backends.triton.fission import fissioned
 from backends.triton.inverses import inverted
 from backends.triton.kernel import LIMITS, Kernel, Setting, fitting, shapes
+from backends.triton.powers import powers
 from backends.triton.roots import demands
+from backends.triton.scales import unscaled
 from backends.triton.sinking import sunk
 from backends.triton.stages import apart, staged
-from backends.triton.steps import Call, Launch, Plan, Repeat, Step, reads, writes
+from backends.triton.steps import Call, Launch, Learnt, Plan, Repeat, Step, reads, writes
 from backends.triton.sums import WHOLE
+from backends.triton.sweeps import ENTRIES, swept
 from backends.triton.tile import word
 from lowering import program as p
 from lowering.program import Program, Value
 from mixer_ir.errors import BackendError
 
+Write: TypeAlias = Callable[[Setting], Kernel]
 FAR = 3.0
 """how many times the registers that there are a kernel's tiles may take before it is cut between its products"""
 
@@ -41,28 +46,31 @@ def plan(
     program: Program,
     setting: Setting,
     prefix: str = "",
-    limits: Mapping[Value, int] | None = None,
-    alone: Set[Value] = frozenset(),
+    learnt: Learnt | None = None,
 ) -> Plan:
     """The steps of a program of real numbers (backends/triton/real.py).
 
-    limits   registers of a thread for kernels that store some values of the plan's own program, as an earlier plan of
-             the same program object named them
-    alone    such values whose kernels are not put side by side with others
+    learnt   of earlier plans of the same program object; the kernels that are written now are added
     """
     made = []
-    for one in _prepared(program):
-        made.append(_Partition(one, setting, prefix, limits or {}, alone).plan())
+    learnt = Learnt() if learnt is None else learnt
+    for one in _prepared(program, setting.real == "tl.float32", setting.folded):
+        made.append(_Partition(one, setting, prefix, learnt).plan())
         if all(k.fits for k in made[-1].kernels()):
             break
     return min(made, key=lambda x: max((k.held / (k.setting.limit * k.warps) for k in x.kernels()), default=0.0))
 
 
 @lru_cache(maxsize=16)
-def _prepared(program: Program) -> tuple[Program, ...]:
-    """As it is cut into kernels, states read where they are carried; then without that, if registers do not suffice."""
-    plain = fissioned(inverted(program, WHOLE))
-    return tuple(staged(sunk(x)) for x in dict.fromkeys((carried(plain), plain)))
+def _prepared(program: Program, single: bool, folded: bool) -> tuple[Program, ...]:
+    """As it is cut into kernels, states read where they are carried; then without that, if registers do not suffice.
+
+    single   whether precision is, where a device's exponential is a power of 2     folded   see Setting
+    """
+    plain = fissioned(inverted(unscaled(program), WHOLE))
+    made = [swept(x, entries) for x in dict.fromkeys((carried(plain), plain)) for entries in ENTRIES]
+    late = [staged(sunk(x)) for x in dict.fromkeys(made)]
+    return tuple(powers(x, folded=folded) if single else x for x in late)
 
 
 @dataclass
@@ -70,8 +78,7 @@ class _Partition:
     program: Program
     setting: Setting
     prefix: str
-    limits: Mapping[Value, int]
-    alone: Set[Value]
+    learnt: Learnt
     buffers: dict[Value, Buffer] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     made: dict[Value, Step] = field(default_factory=dict)
@@ -190,7 +197,7 @@ class _Partition:
         if (x := overlong(v, rest, self.entries(v))) is not None:
             raise Cut(x, "is a factor of a chain of products that is longer than a tile")
         try:
-            made = self.launch(lambda s: roots.plain(name, [buffer], {**rest, v: buffer}, s, title), v)
+            made = self.launch(self.plain(name, [buffer], title), v)
             x = self.repeated(v, made.kernel)
             if x is not None and (not made.kernel.fits or self.products(x) >= DEEP):
                 raise Cut(bare(x), "is computed again by every program along an axis that it lacks")
@@ -213,9 +220,8 @@ class _Partition:
 
     def repeated(self, v: Value, kernel: Kernel) -> Value | None:
         """What a kernel of v computes by products of matrices though it lacks an axis that the programs lie along."""
-        along = [a for a, n in kernel.grid if a in v.axes and v.size(a) == n]
         known = self.rest(v)
-        return next((u for u in repeated(v, along, known) if _multiplies(u, known)), None)
+        return next((u for u in repeated(v, dict(kernel.grid), known) if _multiplies(u, known)), None)
 
     def same(self, v: Value) -> Value | None:
         """Another result before it is renamed, computed again on the way to v: it gets into memory as it is."""
@@ -286,12 +292,37 @@ class _Partition:
             found = deeper or found
         return found
 
-    def launch(self, write: Callable[[Setting], Kernel], *stored: Value) -> Launch:
+    def launch(self, write: Write, *stored: Value) -> Launch:
         return Launch(fitting(write, shapes(replace(self.setting, limit=self.limit(stored)))))
+
+    def plain(self, name: str, stored: Sequence[Buffer], title: str) -> Write:
+        """A kernel that stores some values of one grid, for a setting."""
+        args = [a for b in stored for a in b.value.args]
+        return self.once((name, title, *stored), args, lambda s: roots.plain(name, stored, self.buffers, s, title))
+
+    def once(self, what: tuple[Any, ...], args: Sequence[Value], write: Write) -> Write:
+        """`write`, but for what was written of the same arrays before: an earlier try, or an earlier plan.
+
+        args   what the kernel computes, down to what is in memory
+        """
+        known = frozenset(reached(args, self.buffers))
+
+        def once(setting: Setting) -> Kernel:
+            key = (*what, setting, known)
+            if key not in self.learnt.written:
+                try:
+                    self.learnt.written[key] = write(setting)
+                except (Cut, roots.Mismatch) as no:
+                    self.learnt.written[key] = no
+            if isinstance(made := self.learnt.written[key], Kernel):
+                return made
+            raise made.with_traceback(None)
+
+        return once
 
     def limit(self, stored: Sequence[Value]) -> int:
         """The registers of a thread for the kernel that stores some values."""
-        return min((self.limits.get(v, self.setting.limit) for v in stored), default=self.setting.limit)
+        return min((self.learnt.limits.get(v, self.setting.limit) for v in stored), default=self.setting.limit)
 
     def entries(self, v: Value) -> int:
         """Those of a tile that a chain of products on the way to v may span."""
@@ -331,9 +362,12 @@ class _Partition:
         stored = [*picked.values(), *ends]
         title = f"{', '.join(b.name for b in stored)}: a loop over {word(scan.op.axis)} that carries a state."
         try:
-            return self.launch(
-                lambda s: loops.scan(name, scan, picked, self.buffers, s, title, ends), *(b.value for b in stored)
+            write = self.once(
+                (name, title, *((i, b, b.of) for i, b in picked.items()), *ends),
+                [*scan.args, *(a for b in ends for a in b.value.args)],
+                lambda s: loops.scan(name, scan, picked, self.buffers, s, title, ends),
             )
+            return self.launch(write, *(b.value for b in stored))
         except Cut as cut:
             if ends or (cut.value in self.program.order and cut.value not in self.buffers):
                 raise
@@ -343,7 +377,7 @@ class _Partition:
                 self.buffer(b.of, hint(b.of))
                 self.buffers[b.value] = replace(b, of=None)
         picked = self.picked(scan)
-        body = plan(scan.op.body, self.setting, f"{name}_", self.limits, self.alone)
+        body = plan(scan.op.body, self.setting, f"{name}_", self.learnt)
         return Repeat(scan, body, tuple(picked.values()))
 
     def picked(self, scan: Value) -> dict[int, Buffer]:
@@ -384,13 +418,13 @@ class _Partition:
             for b in writes(s):
                 level[b.value] = depth
             groups.setdefault(depth, []).append(s)
-        return [s for depth in sorted(groups) for s in side_by_side(self.together(groups[depth]), self.alone)]
+        return [s for depth in sorted(groups) for s in side_by_side(self.together(groups[depth]), self.learnt.alone)]
 
     def together(self, group: list[Step]) -> list[Step]:
         """Kernels that store results of one grid are one, as long as its tiles fit into registers."""
         made: list[Step] = []
         for s in group:
-            if isinstance(s, Launch) and not any(map(_loops, s.kernel.writes)):
+            if isinstance(s, Launch) and self.joins(s):
                 for i, other in enumerate(made):
                     if (one := self.one(other, s)) is not None:
                         made[i] = one
@@ -401,15 +435,19 @@ class _Partition:
                 made.append(s)
         return made
 
+    def joins(self, s: Launch) -> bool:
+        """Whether a kernel may be one with others."""
+        return not any(_loops(b) or b.value in self.learnt.single for b in s.kernel.writes)
+
     def one(self, first: Step, second: Launch) -> Launch | None:
-        if not isinstance(first, Launch) or any(map(_loops, first.kernel.writes)):
+        if not isinstance(first, Launch) or not self.joins(first):
             return None
         stored = [*first.kernel.writes, *second.kernel.writes]
         title = "\n".join(f"{b.name}: {_about(b.value)}." for b in stored)
         name = first.kernel.name
         options = list(dict.fromkeys((first.kernel.setting, second.kernel.setting)))
         try:
-            kernel = fitting(lambda s: roots.plain(name, stored, self.buffers, s, title), options)
+            kernel = fitting(self.plain(name, stored, title), options)
         except (Cut, roots.Mismatch):
             return None
         return Launch(kernel) if kernel.fits or not second.kernel.fits else None

@@ -33,13 +33,18 @@ def large(dims: set[Dim]) -> bool:
     return n >= LEAST
 
 
+def times(e: Evaluator, x: Tile, y: Tile, kind: Kind) -> Tile:
+    """x y, entry by entry; of two bare numbers a number with a type."""
+    return e.w.map("{} * {}", e.typed(x, y), y, kind=kind)
+
+
 def product(e: Evaluator, x: Tile, y: Tile, over: Dim, kind: Kind) -> Tile:
     """Σ x y along `over`: on tensor cores if both sides are large, else as a sum of products."""
     rows = tuple(d for d in x.dims if d not in y.dims)
     cols = tuple(d for d in y.dims if d not in x.dims)
     shared = [d for d in x.dims if d in y.dims and d != over]
     if kind != "real" or shared or not (large(set(rows)) and large(set(cols)) and over.size >= LEAST):
-        return summed(e, e.w.map("{} * {}", x, y, kind=kind), over, "sum")
+        return summed(e, times(e, x, y, kind), over, "sum")
     if over not in x.dims or over not in y.dims:
         both = t.joint(x, y)
         x = whole(e, x, tuple(d for d in both if d == over or d in x.dims))
@@ -53,7 +58,8 @@ def product(e: Evaluator, x: Tile, y: Tile, over: Dim, kind: Kind) -> Tile:
     made = tuple(sorted((*rows, *cols)))
     flat = (*rows, *cols)
     plain = len(rows) == len(cols) == 1 and made == flat
-    result = e.w.let("b_dot", text, made if plain else (), depth=depth)
+    working = e.w.copies * over.size * (_size(rows) + _size(cols)) // (2 if e.w.dot in HALVES else 1)
+    result = e.w.let("b_dot", text, made if plain else (), depth=depth, working=working)
     if plain:
         return result
     shape = ", ".join(str(d.size) for d in flat)
@@ -79,6 +85,10 @@ DOTS = {
     "bf16 widened": 'tl.dot({0}{2}, {1}{2}, input_precision="ieee")'.replace("{2}", ".to(tl.bfloat16).to(tl.float32)"),
     "fp16": "tl.dot({}.to(tl.float16), {}.to(tl.float16))",
 }
+
+
+HALVES = ("bf16", "fp16")
+"""how factors are taken of which a register holds two"""
 
 
 def _matrix(e: Evaluator, x: Tile, sides: tuple[tuple[Dim, ...], tuple[Dim, ...]]) -> str:

@@ -8,11 +8,10 @@ it is done twice. The second says how long the cache is to keep it, without whic
 from __future__ import annotations
 
 import re
-from copy import deepcopy
 from dataclasses import replace
 from itertools import count
 
-from backends.triton.schedule import Line, Loop, assigned, every, largest, pressure, read
+from backends.triton.schedule import Line, Loop, assigned, copied, every, largest, pressure, read
 
 POLICIES = ("evict_last", "evict_first")
 """of the second load and of the third"""
@@ -24,7 +23,7 @@ SHARE = 64
 
 def relieved(lines: list[Line | Loop], enough: int) -> list[Line | Loop]:
     """The lines with loads moved or done again until no more than `enough` registers are held, or nothing helps."""
-    made = deepcopy(lines)
+    made = copied(lines)
     stored = {n for x in every(made) for n in re.findall(r"tl\.store\((p_\w+)", x.text)}
     for _ in range(STEPS):
         most, block, i = largest(made)

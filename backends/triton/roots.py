@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from backends.triton import tile as t
@@ -60,13 +60,31 @@ class Demands:
             further = {*self.names.get(a, ()), *self.parts.get(a, ()), *self.blocks.get(a, ())[:2], *merged}
             todo += further - self.inside
             self.inside |= further
+        todo = list(self.blocks)
+        while todo:
+            a = todo.pop()
+            for name in sorted(self.names.get(a, set()) - self.blocks.keys()):
+                self.blocks[name] = self.blocks[a]
+                todo.append(name)
         todo = list(self.tiles)
         while todo:
             a = todo.pop()
-            for name in (*self.names.get(a, ()), *self.parts.get(a, ())):
+            for name in (*sorted(self.names.get(a, ())), *self.parts.get(a, ())):
                 if name not in self.tiles:
                     self.tiles[name] = self.tiles[a]
                     todo.append(name)
+
+    def of(self, v: Value) -> Demands:
+        """The same for v alone: what is called as another axis of v, or as a part of one, is no part of an axis."""
+        taken, blocks = {*v.axes}, self.blocks.copy()
+        for a in v.axes:
+            outer, inner, inside = self.blocks.get(a, (a, a, 0))
+            parts = {outer, inner, *self.blocks.get(inner, ())[:2]} - {a}
+            if v.size(a) <= inside or parts & taken:
+                blocks.pop(a, None)
+            else:
+                taken |= parts
+        return replace(self, blocks=blocks)
 
 
 def demands(values: Sequence[Value], buffers: Mapping[Value, Buffer]) -> Demands:
@@ -141,6 +159,7 @@ def places(
 
     known   places that are settled
     """
+    wanted = wanted.of(v)
     settled = {a: ix for a, ix in (known or {}).items() if a in v.axes}
     axes = [a for a in v.axes if a != skip and a not in settled]
     if not wanted.tiles:
@@ -215,7 +234,7 @@ def _strided(axis: str, n: int, wanted: Demands, grid: Grid, size: int) -> Index
 
 def too_whole(v: Value, buffers: Mapping[Value, Buffer], most: int) -> bool:
     """Whether an axis of v should be one tile, and is longer than one can be: programs would compute it all again."""
-    wanted = demands([v], buffers)
+    wanted = demands([v], buffers).of(v)
     return any(_entries_of(a, n, wanted) > most for a, n in v.sizes.items())
 
 
@@ -292,7 +311,7 @@ def _flat(v: Value, axes: list[str], grid: Grid, most: int) -> dict[str, Index]:
 
 def plain(name: str, roots: Sequence[Buffer], buffers: Mapping[Value, Buffer], setting: Setting, title: str) -> Kernel:
     """One kernel that stores all `roots`; Mismatch if their grids are not the same."""
-    e = Evaluator(Writer(setting.real, setting.dot), buffers, RULES, setting.block, setting.limit * 256)
+    e = Evaluator(Writer(setting.real, setting.dot, setting.copies), buffers, RULES, setting.block, setting.limit * 256)
     e.roots = {b.value for b in roots}
     grid = Grid()
     each = {b: demands([b.value], buffers) for b in roots}

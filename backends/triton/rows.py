@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from backends.triton.powers import multiple
 from backends.triton.sums import WHOLE
 from lowering import program as p
 from lowering.build import Builder
@@ -92,12 +93,15 @@ class Rows:
 
         start = [b.full(0.0, sizes[v]) for v in self.sums]
         values, _ = b.scan(along, step, start, [*(blocks[x] for x in stepped), *ragged], [blocks[x] for x in fixed])
+        made = dict(zip(self.sums, values, strict=True))
+        for v in loop.body.order:  # numbers that sums are multiplied with, while these are where the loop left them
+            if (by := multiple(v)) is not None and by[0] in made and by[0].axes == v.axes:
+                made[v] = b.mul(made[by[0]], by[1])
         if inner is not None:
-            values = [
-                b.split(x, inner, loop.axis, inner, v.size(inner)) if inner in v.axes else x
-                for v, x in zip(self.sums, values, strict=True)
-            ]
-        return dict(zip(self.sums, values, strict=True))
+            made = {
+                v: b.split(x, inner, loop.axis, inner, v.size(inner)) if inner in v.axes else x for v, x in made.items()
+            }
+        return made
 
     def _columns(self, loop: p.Scan, given: Mapping[Value, Value], inputs: Sequence[Value]) -> str | None:
         """The axis that the loop takes in blocks, if it takes all so that it goes along, and no sum is over it."""

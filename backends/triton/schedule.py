@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -20,6 +21,7 @@ class Line:
 
     size   registers that the tile takes in all threads together     mask   of truth values, cheap to compute again
     noun   what the name is to be in the end     step   of the derivation that it belongs to
+    working   registers that it takes while it works
     """
 
     name: str
@@ -30,6 +32,7 @@ class Line:
     mask: bool = False
     noun: str = ""
     step: str = ""
+    working: int = 0
 
 
 @dataclass
@@ -40,7 +43,12 @@ class Loop:
     lines: list[Line | Loop] = field(default_factory=list)
 
 
-@lru_cache(maxsize=1 << 14)
+def copied(lines: Iterable[Line | Loop]) -> list[Line | Loop]:
+    """The lines, to be changed by themselves."""
+    return [Loop(x.head, copied(x.lines)) if isinstance(x, Loop) else copy(x) for x in lines]
+
+
+@lru_cache(maxsize=1 << 16)
 def names_in(text: str) -> tuple[str, ...]:
     """The names that a text reads, each as often as it does."""
     return tuple(re.findall(r"\b[A-Za-z_]\w*", text))
@@ -122,13 +130,13 @@ def _reordered(lines: list[Line | Loop], changed: set[str]) -> None:
             _reordered(x.lines, changed)
     made = {x.name: i for i, x in enumerate(lines) if isinstance(x, Line) and x.name}
     size = [x.size if isinstance(x, Line) else 0 for x in lines]
-    values: list[list[int]] = []  # what a line reads
+    values: list[list[int]] = []  # what a line reads, of some size
     before: list[list[int]] = []  # what stands before it
     last = -1
     for i, x in enumerate(lines):
         names = read(x)
-        values.append([made[n] for n in names if n in made and made[n] != i])
-        before.append(values[i][:])
+        before.append(sorted(made[n] for n in names if n in made and made[n] != i))
+        values.append([j for j in before[i] if size[j]])
         if isinstance(x, Loop) or not x.name or names & changed:
             if last >= 0 and last not in before[i]:
                 before[i].append(last)
@@ -142,7 +150,11 @@ def _reordered(lines: list[Line | Loop], changed: set[str]) -> None:
     order: list[int] = []
 
     def change(i: int, held: set[int]) -> int:
-        return sum(size[j] for j in values[i] if j not in held) - (size[i] if i in held else 0)
+        now = -size[i] if i in held else 0
+        for j in values[i]:
+            if j not in held:
+                now += size[j]
+        return now
 
     def ahead(i: int) -> int:
         """The fewest registers, of those held before, after this line and some of those that may then come."""
@@ -207,7 +219,7 @@ def _largest(lines: list[Line | Loop], sizes: dict[str, int], after: set[str]) -
             live |= names - inside
             most = max(most, _largest(x.lines, sizes, live), key=lambda found: found[0])
             continue
-        working = max((tiles * x.size for name, tiles in TILES.items() if name in x.text), default=0)
+        working = max((tiles * x.size for name, tiles in TILES.items() if name in x.text), default=0) + x.working
         now = sum(sizes[n] for n in live | names) + (x.size if x.name not in live else 0) + working
         most = max(most, (now, lines, i), key=lambda found: found[0])
         live.discard(x.name)

@@ -3,15 +3,18 @@
 The estimate of `schedule.pressure` knows tiles; addresses, layouts and the compiler's own order are not in it. So the
 kernels of a plan are compiled as they would be launched, in processes of their own. What those kernels store that
 spill, or that take more shared memory than a program has, is compiled with loads that are not pipelined and with other
-numbers of warps, which costs no launch; what still spills is planned again with a lower limit of registers, and so it
-goes on; where that changes nothing, the largest of kernels that stand side by side is launched by itself. Of all plans
-that were tried the one with the least spilled is taken, of those the one with the fewest launches, then the fewest
-bytes. Nothing is run, nothing hangs on times, and the plan is kept on disk, so that this is done once.
+numbers of warps, and with exponents that are multiplied late, which costs no launch; what still spills is planned again
+with a lower limit of registers, and so it goes on: of kernels side by side, for those that spill by themselves. Where
+that changes nothing, what one kernel stores is stored by several, and the largest of kernels that spill side by side
+alone is launched by itself. Of all plans that were tried the one with the least spilled is taken, of those the one with
+the fewest launches, then the fewest bytes. Nothing is run, nothing hangs on times, and the plan is kept on disk, so
+that this is done once.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -25,9 +28,9 @@ from backends.triton.evaluate import Buffer
 from backends.triton.kernel import LAST, Kernel, Setting
 from backends.triton.known import installed, sound
 from backends.triton.partition import plan
-from backends.triton.steps import Call, Launch, Plan, Repeat, Step
+from backends.triton.steps import Call, Launch, Learnt, Plan, Repeat, Step
 from lowering import program as p
-from lowering.program import Program, Value
+from lowering.program import Program
 
 TYPES = {
     torch.float64: "*fp64",
@@ -63,34 +66,58 @@ def settled(program: Program, setting: Setting, target: str, types: Types, *, li
 
     limit   seconds that one kernel may be compiled for
     """
-    limits: dict[Value, int] = {}
-    alone: set[Value] = set()
+    learnt, lanes = Learnt(), _lanes(target)
     seen: set[str] = set()
     spilled = _Spilled(target, limit)
     tried: list[tuple[tuple[int, int, int], Plan]] = []
     for turn in range(TURNS):
         fresh = int(setting.limit * (1.0, LESS, LESS, LEAST)[min(turn, 3)])
-        first = plan(program, replace(setting, limit=fresh), limits=limits, alone=alone)
+        first = plan(program, replace(setting, limit=fresh), learnt=learnt)
         made, bad = spilled.fewest(first, types(first))
+        if turn == 0 and any("tl.exp2(" in k.text for k in bad):  # exponents multiplied later take other registers
+            late, other = replace(setting, folded=False), Learnt()
+            second = plan(program, replace(late, limit=fresh), learnt=other)
+            made2, bad2 = spilled.fewest(second, types(second))
+            if sum(bad2.values()) < sum(bad.values()):
+                made, bad, setting, learnt = made2, bad2, late, other
         tried.append(((sum(bad.values()), *_passed(made, types(made))), made))
-        before = dict(limits), set(alone)
+        before = learnt.copy()
         for kernel in made.kernels():
-            if kernel in bad and kernel.parts and kernel.text in seen:
-                alone |= {b.value for b in max(kernel.parts, key=lambda k: k.held).writes}
-                continue
-            for b in kernel.writes:
-                have = limits.get(b.value, fresh)
-                limits[b.value] = _lower(have, kernel, bad[kernel]) if kernel in bad else have
+            parts = spilled.parts(kernel, bad[kernel], types(made)) if kernel in bad else {}
+            _learn(learnt, kernel, parts, fresh, kernel.warps * lanes, stuck=kernel.text in seen)
         seen |= {k.text for k in bad}
-        if not bad or (limits, alone) == before or spilled.asked >= TRIES:
+        if not bad or learnt == before or spilled.asked >= TRIES:
             break
     return min(tried, key=lambda x: x[0])[1]
 
 
-def _lower(limit: int, kernel: Kernel, spilled: int) -> int:
-    """The next limit: below what the kernel holds if it fitted, and lower where it spilled much."""
-    held = kernel.held // (32 * kernel.warps)
-    lower = int(limit * LEAST) if spilled > MUCH else min(held - 1, limit - 1) if held <= limit else int(limit * LESS)
+def _learn(
+    learnt: Learnt, kernel: Kernel, spilled: Mapping[Kernel, int], fresh: int, threads: int, *, stuck: bool
+) -> None:
+    """What to plan otherwise next time.
+
+    spilled   the kernel or those of its parts that are to take fewer registers, with the bytes that they spilled
+    fresh     the limit of what has none yet        threads   of a program
+    stuck     the kernel is as it was before its limit was lowered
+    """
+    if stuck and kernel in spilled and kernel.parts:
+        learnt.alone |= {b.value for b in max(kernel.parts, key=lambda k: k.held).writes}
+        return
+    for part in kernel.parts or (kernel,):
+        own = {b.value for b in part.writes}
+        count = spilled.get(part, spilled.get(kernel))
+        if count and stuck and len(own) > 1 and not own <= learnt.single:
+            learnt.single |= own
+            continue
+        for v in own:
+            have = learnt.limits.get(v, fresh)
+            learnt.limits[v] = _lower(have, part.held // threads, count, stuck) if count else have
+
+
+def _lower(limit: int, held: int, spilled: int, stuck: bool) -> int:
+    """The next limit: below what a thread holds if it fitted, and lower where it spilled much."""
+    much = stuck or spilled > MUCH
+    lower = int(limit * LEAST) if much else min(held - 1, limit - 1) if held <= limit else int(limit * LESS)
     return max(lower, LAST)
 
 
@@ -119,6 +146,13 @@ class _Spilled:
         best = {k: min((w for w in every if w in found), key=lambda w: found[w]) for k, every in ways.items()}
         return _replaced(of, best), {k: n for k in best.values() if (n := found[k])}
 
+    def parts(self, kernel: Kernel, spilled: int, dtype: Callable[[Buffer], torch.dtype]) -> dict[Kernel, int]:
+        """Those of kernels side by side that spill by themselves, else the whole kernel; with the bytes spilled."""
+        alike = [replace(k, warps=kernel.warps, stages=kernel.stages) for k in kernel.parts]
+        counts = self.of([sound(k, self.target, installed()) for k in alike], dtype)
+        found = dict(zip(kernel.parts, counts, strict=True))
+        return {k: n for k, n in found.items() if n} or {kernel: spilled}
+
     def of(self, kernels: list[Kernel], dtype: Callable[[Buffer], torch.dtype]) -> list[int]:
         """The bytes that each spills; NOT where it cannot run."""
         tasks = {k: task(k, self.target, {b: dtype(b) for b in (*k.reads, *k.writes)}) for k in kernels}
@@ -134,13 +168,20 @@ class _Spilled:
 def _ways(kernel: Kernel, target: str) -> list[Kernel]:
     """How a kernel may be launched: as it is on the device, then without pipelined loads, then with other warps.
 
-    Four warps of 64 lanes have as many threads as eight of 32, and each thread finds twice the registers.
+    Four warps of 64 lanes have as many threads as eight of 32, and each thread finds twice the registers. Loads are
+    pipelined in loops alone.
     """
-    lanes = (triton_of(target) or ("", "", 32))[2]
+    lanes = _lanes(target)
     own = max(4, kernel.warps * 32 // lanes)
     other = [8] if own * lanes < 256 else [4] if own > 4 else []
-    ways = [(own, kernel.stages), (own, 1), *((n, stages) for n in other for stages in (kernel.stages, 1))]
+    depths = [kernel.stages, 1] if re.search(r"^ +for ", kernel.text, re.MULTILINE) else [kernel.stages]
+    ways = [(n, stages) for n in (own, *other) for stages in depths]
     return [sound(replace(kernel, warps=warps, stages=stages), target, installed()) for warps, stages in ways]
+
+
+def _lanes(target: str) -> int:
+    """Threads of a warp."""
+    return (triton_of(target) or ("", "", 32))[2]
 
 
 def _others(ways: list[Kernel], spilled: int) -> list[Kernel]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from backends.triton.evaluate import Buffer
 from backends.triton.kernel import Kernel
@@ -51,6 +51,25 @@ class Plan:
         for s in self.steps:
             found += [s.kernel] if isinstance(s, Launch) else s.body.kernels() if isinstance(s, Repeat) else []
         return found
+
+
+@dataclass
+class Learnt:
+    """What earlier plans of a program have shown, by values of the plan's own program.
+
+    limits    registers of a thread for the kernels that store some values
+    single    values whose kernels store nothing else
+    alone     values whose kernels are not put side by side with others
+    written   kernels, or why there are none, by what they store, their setting and the arrays that they read
+    """
+
+    limits: dict[Value, int] = field(default_factory=dict)
+    single: set[Value] = field(default_factory=set)
+    alone: set[Value] = field(default_factory=set)
+    written: dict[tuple[Any, ...], Kernel | Exception] = field(default_factory=dict, compare=False)
+
+    def copy(self) -> Learnt:
+        return Learnt(dict(self.limits), set(self.single), set(self.alone), self.written)
 
 
 def reads(step: Step) -> tuple[Value, ...]:

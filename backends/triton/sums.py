@@ -11,7 +11,7 @@ from backends.triton import tile as t
 from backends.triton.chains import companions, transforms
 from backends.triton.evaluate import Cut, Evaluator, Rule, Where, computed, gathered
 from backends.triton.inverses import is_eye
-from backends.triton.products import LEAST, large, product, summed, whole
+from backends.triton.products import LEAST, large, product, summed, times, whole
 from backends.triton.schedule import Line, names_in
 from backends.triton.tile import Dim, Index, Tile
 from lowering import program as p
@@ -157,12 +157,12 @@ def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
             also = companions(v, [u for u in e.buffers if u in e.roots], e.buffers)
     r = Range(e, v, sizes, where, most, LEAST if tensor else 1, deep=deep)
     if not r.sizes:
-        return e.w.map("{} * {}", e.at(x, {**where, **places}), e.at(y, {**where, **places}), kind=v.kind)
+        return times(e, e.at(x, {**where, **places}), e.at(y, {**where, **places}), v.kind)
 
     def term(u: Value) -> Tile:
         here = {**where, **places, **r.places}
         left, right = (r.masked(e.at(z, here)) for z in u.args)
-        return product(e, left, right, r.dim, u.kind) if r.dim.size > 1 else e.w.map("{} * {}", left, right)
+        return product(e, left, right, r.dim, u.kind) if r.dim.size > 1 else times(e, left, right, u.kind)
 
     if not r.blocked:
         return accumulated(e, r, v, lambda: term(v), "{} + {}", "0")
@@ -375,6 +375,20 @@ def running(e: Evaluator, v: Value, x: Tile, dim: Dim) -> Tile:
     return e.w.let("b_cum", text, x.dims, depth=x.depth, kind=v.kind)
 
 
+def _affine_scan(e: Evaluator, v: Value, where: Where) -> Tile:
+    """States along a whole axis, in a loop over blocks of steps (sweeps.py); others are kernels of their own."""
+    assert isinstance(v.op, p.AffineScan)
+    op, n, ix = v.op, v.size(v.op.axis), where[v.op.axis]
+    if not e.bound or n > WHOLE or ix.plain is None or ix.plain.size < n:
+        raise Cut(v, "is computed by itself", always=not e.bound)
+    both = tuple(sorted({d for a in v.axes for d in where[a].dims}))
+    shape = ", ".join(str(d.size) for d in both)
+    a, x = (e.masked(e.at(y, where), ix, n, beyond) for y, beyond in zip(v.args, "10", strict=True))
+    given = (z.text if z.dims == both else f"tl.broadcast_to({e.typed(z, z).over(both)}, [{shape}])" for z in (a, x))
+    text = f"_affine({', '.join(given)}, {both.index(ix.plain)}, {op.reverse})"
+    return e.w.let("b_h", text, both, depth=max(a.depth, x.depth), kind=v.kind)
+
+
 def _solve(e: Evaluator, v: Value, where: Where) -> Tile:
     """(I − L)⁻¹ r: the inverse by substitution in small blocks, which are then merged."""
     assert isinstance(v.op, p.Solve)
@@ -414,4 +428,6 @@ def _inverted(e: Evaluator, v: Value, where: Where, row: Dim, col: Dim) -> Tile:
     return made
 
 
-SUMS: dict[type, Rule] = {p.Contract: _contract, p.Reduce: _reduce, p.Cumulate: _cumulate, p.Solve: _solve}
+SUMS: dict[type, Rule] = {
+    p.Contract: _contract, p.Reduce: _reduce, p.Cumulate: _cumulate, p.AffineScan: _affine_scan, p.Solve: _solve,
+}  # fmt: skip

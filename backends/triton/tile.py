@@ -147,6 +147,8 @@ def joined(outer: Index, inner: Index, n: int) -> Index:
     """outer · n + inner."""
     if outer.low == outer.high == 0:
         return inner
+    if outer.tile.literal and inner.tile.literal and 0 <= inner.low < n:
+        return constant(outer.low * n + inner.low)
     if outer.of is not None and outer.of[1:] == (n, False) and inner.of == (outer.of[0], n, True):
         return outer.of[0]  # (ix // n) · n + ix % n
     dims = joint(outer.tile, inner.tile)

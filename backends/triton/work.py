@@ -13,6 +13,8 @@ SPECIAL = re.compile(r"= (?:math\.(\w+)|arith\.(divf|remf)|tt\.(precise_\w+))\b"
 COMBINE = "how a sum or a scan takes two entries"
 CHEAP = {"absf", "fma", "absi"}
 """functions of the dialect `math` that are one instruction"""
+MORE = {"exp": 4}
+"""simple operations beside the special one: e^x multiplies, compares and corrects twice, 2^x does not"""
 
 
 @dataclass
@@ -187,7 +189,7 @@ def _count(here: Level, line: str) -> None:
         here.simple += n * _entries(line)
     elif (found := SPECIAL.search(line)) is not None:
         cheap = found[1] in CHEAP
-        here.simple += n * _entries(line) * cheap
+        here.simple += n * _entries(line) * (cheap + MORE.get(found[1], 0))
         here.special += n * _entries(line) * (not cheap)
     elif re.search(r"= (arith\.(?!constant)\w+|tt\.gather|tt\.cat|tt\.join|tt\.split)", line):
         here.simple += n * _entries(line)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from itertools import pairwise
 from math import prod
 
 from backends.triton.relief import relieved
-from backends.triton.schedule import Line, Loop, names_in, pressure, reordered, scheduled
+from backends.triton.schedule import Line, Loop, copied, names_in, pressure, reordered, scheduled
 from backends.triton.text import christen, steps, written
 from backends.triton.tile import Dim, Tile, joint
 from mixer_ir.nodes.functions import Kind
@@ -24,12 +23,13 @@ class Writer:
     """The lines of one kernel.
 
     real   the precision that it computes in, as text       dot   how products of matrices take their arguments
+    copies   threads that hold an entry of such an argument
     piped    whether what is loaded to be a factor of products alone stays in shared memory
     turned   name of a product of matrices -> (the product as it was made, how its dimensions were turned, with {})
     """
 
-    def __init__(self, real: str, dot: str) -> None:
-        self.real, self.dot = real, dot
+    def __init__(self, real: str, dot: str, copies: int = 0) -> None:
+        self.real, self.dot, self.copies = real, dot, copies
         self.stack: list[list[Line | Loop]] = [[]]
         self.helpers: dict[str, str] = {}
         self.used: dict[str, int] = {}
@@ -69,12 +69,13 @@ class Writer:
         kind: Kind = "real",
         light: bool = False,
         clean: frozenset[Dim] = frozenset(),
+        working: int = 0,
     ) -> Tile:
         """A new name for `text`."""
         name = self.name(hint)
         noun = f"{PREFIX[kind]}_{word}" if (word := re.sub(r"\W+", "_", self.noun)) else ""
         size = 0 if kind == "bool" else self._size(dims)  # comparisons are made again where they are read
-        line = Line(name, text, _shape(dims), light, size, kind == "bool", noun, self.step)
+        line = Line(name, text, _shape(dims), light, size, kind == "bool", noun, self.step, working)
         self.stack[depth].append(line)
         return Tile(name, dims, kind, depth, clean=clean)
 
@@ -130,7 +131,7 @@ class Writer:
         _part(lines)
         if self.piped:
             _piped(lines)
-        single = deepcopy(lines)
+        single = copied(lines)
         _fold(lines)
         scheduled(lines)
         held = pressure(lines)
@@ -164,12 +165,12 @@ def _orders(folded: list[Line | Loop], single: list[Line | Loop]) -> Iterator[li
 
     A line of several operations waits for all that it reads, so those are put in order first and folded afterwards.
     """
-    other = deepcopy(folded)
+    other = copied(folded)
     reordered(other)
     yield other
     _fold(single, small=True)
     scheduled(single)
-    other = deepcopy(single)
+    other = copied(single)
     reordered(other)
     for lines in (single, other):
         _fold(lines, next_=True)

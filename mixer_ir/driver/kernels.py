@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 from backends.triton.levels import levels
 from backends.triton.static import Kernels, Planned
@@ -60,8 +59,7 @@ def _chosen(mixer: Mixer, form: str, chunk: int | None, given: Mapping[str, int]
         for n, axes in mixer.signals.items()
         if n in small
     }
-    profile = replace(KERNELS, held=1 << 62)
-    return plan(mixer.expr, signals, profile, form=form, chunk=chunk), signals
+    return plan(mixer.expr, signals, KERNELS, form=form, chunk=chunk), signals
 
 
 def _lowered(mixer: Mixer, chosen: Plan, signals: Mapping[str, SignalType]) -> Program:
