@@ -123,15 +123,19 @@ class Loop:
                 plain.append(x)
         return cut, plain, where
 
-    def inside(self, b: Builder, v: Value) -> Value:
-        """Whether a key is one, in blocks: the last block is filled up."""
+    def inside(self, b: Builder, v: Value) -> list[Value]:
+        """Whether a key is one, in blocks, where the last block is filled up."""
         block = self.sizes[SOURCE]
         n = -(-v.size(SOURCE) // block) * block
-        return b.split(b.map("lt", b.iota(SOURCE, n), v.size(SOURCE)), SOURCE, KEYS, SOURCE, block)
+        if n == v.size(SOURCE):
+            return []
+        return [b.split(b.map("lt", b.iota(SOURCE, n), v.size(SOURCE)), SOURCE, KEYS, SOURCE, block)]
 
-    def block_scores(self, b: Builder, parts: Sequence[Value], inside: Value) -> Value:
+    def block_scores(self, b: Builder, parts: Sequence[Value], inside: Sequence[Value]) -> Value:
         value, kept = scores(self.matrix, b, dict(zip(self.names, parts, strict=True)), self.sizes)
-        return masked(b, value, inside if kept is None else b.map("and", kept, inside))
+        for here in inside:
+            kept = here if kept is None else b.map("and", kept, here)
+        return masked(b, value, kept)
 
     def forward(self, b: Builder, parts: Sequence[Value], v: Value) -> tuple[Value, Value]:
         """y and log Σ exp x."""
@@ -142,10 +146,10 @@ class Loop:
         def step(
             i: Builder, carry: Sequence[Value], steps: Sequence[Value], constants: Sequence[Value]
         ) -> tuple[list[Value], list[Value]]:
-            *own, here = _together(steps[:-1], constants, where)
+            *own, here = _together(steps[: len(cut)], constants, where)
             m, total, acc = carry
             with i.named("scores: scores of a block of keys"):
-                x = self.block_scores(i, own, steps[-1])
+                x = self.block_scores(i, own, steps[len(cut) :])
             with i.named("top: the largest score so far: m' = max(m, max x)"):
                 top = i.detach(i.map("max", m, i.reduce("max", x, (SOURCE,))))
             with i.named("weights: weights e^(x − m'), and e^(m − m') for what was summed before"):
@@ -160,7 +164,7 @@ class Loop:
 
         zero = 0j if v.kind == "complex" else 0.0
         start = [b.full(LOWEST, sizes), b.full(0.0, sizes), b.full(zero, wide)]
-        (m, total, acc), _ = b.scan(KEYS, step, start, [*cut, self.inside(b, v)], plain)
+        (m, total, acc), _ = b.scan(KEYS, step, start, [*cut, *self.inside(b, v)], plain)
         with b.named("y: y = a / l, a row with no entry left being 0"):
             total = b.where(b.map("eq", total, 0.0), 1.0, total)
             y = b.map("div", acc, total)
@@ -185,9 +189,9 @@ class Loop:
             i: Builder, carry: Sequence[Value], steps: Sequence[Value], constants: Sequence[Value]
         ) -> tuple[list[Value], list[Value]]:
             ct, lse, delta, *rest = constants
-            *own, here = _together(steps[:-1], rest, where)
+            *own, here = _together(steps[: len(cut)], rest, where)
             with i.named("scores: scores of a block of keys, again"):
-                x = self.block_scores(i, own, steps[-1])
+                x = self.block_scores(i, own, steps[len(cut) :])
             with i.named("weights: probabilities p = e^(x − log Σ e^x)"):
                 weights = i.map("exp", i.sub(x, lse))
             with i.named("d_values: gradient of the values: pᵀ ȳ"):
@@ -203,7 +207,7 @@ class Loop:
 
         zeros = [b.full(0j if parts[n].kind == "complex" else 0.0, parts[n].sizes) for n in fixed]
         zeros = [b.order(z, parts[n].axes) for z, n in zip(zeros, fixed, strict=True)]
-        sums, stacked = b.scan(KEYS, step, zeros, [*cut, self.inside(b, v)], [ct, lse, delta, *plain])
+        sums, stacked = b.scan(KEYS, step, zeros, [*cut, *self.inside(b, v)], [ct, lse, delta, *plain])
         flat = [b.merge(x, KEYS, SOURCE, SOURCE) for x in stacked]
         grads = dict(zip([*fixed, *(n for n in alive if n in where), len(parts)], [*sums, *flat], strict=True))
         outputs = {}

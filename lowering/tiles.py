@@ -57,7 +57,7 @@ class Tiling:
             case m.Dense(m=e):
                 return m.Dense(m=self._both(e))
             case m.Causal(of=of):
-                return m.Mask(of=self._matrix(of), mask=call("le", 0, self._lag()))
+                return m.Mask(of=self._matrix(of), mask=call("le", self._part(on.s()), self._part(on.t())))
             case m.Band(of=of, before=before, after=after):
                 made = self._matrix(of)
                 if before is not None:

@@ -117,6 +117,31 @@ def test_kernels_take_transforms_as_products_as_long_as_tiles_hold_their_chains(
         assert plan(filtered.expr, of, profile).pieces[0].chosen.form == wanted
 
 
+def test_kernels_are_not_offered_transforms_as_products_of_a_filter_that_a_process_forms():
+    @mx.recurrence
+    def state(h: mx.State("k"), a: "k", x: "b t k"):
+        h = mx.exp(a) * h + x
+        return h, h
+
+    piece = plan(state.expr, types(state, t=4096), KERNELS, price_all=True).pieces[0]
+    price = {c.choice.form: c.cost.seconds for c in piece.candidates}
+    assert min(price, key=lambda form: price[form]) == "monarch" != piece.chosen.form
+    asked = plan(state.expr, types(state, t=4096), KERNELS, form="monarch").pieces[0]
+    assert asked.chosen.form == "monarch"
+
+
+def test_a_loops_turns_move_nothing_in_kernels():
+    """What an entry of softmax's weights takes stays in registers; the same as one matrix goes through memory."""
+
+    @mx.mixer
+    def attention(q: "b t k", k: "b s k", v: "b s v"):
+        return mx.softmax(mx.lowrank(q, k)) @ v
+
+    found = plan(attention.expr, types(attention, b=8, t=4096, s=4096), KERNELS, price_all=True).pieces[0]
+    price = {c.choice.form: c.cost.seconds for c in found.candidates}
+    assert found.chosen.form == "flash" and price["flash"] < price["parallel"]
+
+
 def test_a_chain_of_transforms_moves_its_ends_and_what_a_tile_does_not_hold():
     def made(n):
         b = Builder()

@@ -28,7 +28,6 @@ from lowering.program import Program
 from mixer_ir.driver import samples
 from mixer_ir.driver.kernels import lowered
 from mixer_ir.errors import BackendError
-from tests import fuzz, random_mixers
 from tests.programs import DRAWN, PRIMITIVE, Drawn, arrays, mapped
 
 QUICK = settings(
@@ -142,41 +141,6 @@ def test_some_mixers(name: str, form: str) -> None:
 @pytest.mark.parametrize(("name", "key", "form"), CASES)
 def test_every_form_of_the_catalog(name: str, key: str, form: str) -> None:
     run_both(catalog.get(name).mixers[key], form, 9, 1e-6, chunk=4)
-
-
-def check_random(seed: int) -> int:
-    """Every form of a random mixer against its definition, values and gradients; how many forms were compared."""
-    d = random_mixers.draw(seed)
-    try:
-        mixer = d.build()
-        want = fuzz.expectation(d, mixer)
-    except mx.MixerError:
-        return 0  # no mixer
-    finite = all(bool(torch.isfinite(x).all()) for x in (want.values, *want.gradients.values()))
-    if not finite or want.noise > 1e-6 * max(want.scale, 1e-12):
-        return 0  # nothing to compare with
-    count = 0
-    for form in mixer.forms():
-        options = {"chunk": d.chunk} if form in ("chunked", "flash") else {}
-        f = mx.compile(mixer, form=form, backend="triton", **options)
-        try:
-            found = want.run(lambda signals, states, f=f: f(**signals), gradients=True)
-        except BackendError as error:
-            assert "has no spelling of" in str(error), d
-            continue
-        assert found.ok, f"form {form}: off by {found.value_error}, gradients by {found.gradient_error}\n{d}"
-        count += 1
-    return count
-
-
-def test_some_random_mixers() -> None:
-    assert sum(map(check_random, (2, 3, 7, 9))) >= 6  # quick ones; `make test-kernels` draws 200
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", [range(i, i + 5) for i in range(0, 200, 5)], ids=lambda r: str(r.start))
-def test_random_mixers(seeds: range) -> None:
-    assert sum(map(check_random, seeds)) >= 1
 
 
 def kernels_at(name: str, form: str, chunk: int | None = 64, **sizes: int) -> tuple[list[str], list[str]]:

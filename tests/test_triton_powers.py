@@ -17,8 +17,9 @@ from backends.triton.kernel import Setting
 from backends.triton.launch import prepare
 from backends.triton.levels import levels
 from backends.triton.partition import plan
-from backends.triton.powers import LOG2E, powers
+from backends.triton.powers import LOG2E, multiple, powers
 from backends.triton.real import real
+from backends.triton.scales import unscaled
 from lowering import program as p
 from lowering.adjoint import adjoint
 from lowering.build import Builder, program
@@ -139,3 +140,31 @@ def test_masked_and_far_exponents_in_the_interpreter() -> None:
     exact = np.cumsum(given.astype(np.float64))
     plain = np.abs(np.exp(np.cumsum(given)) / np.exp(exact) - 1).max()
     assert np.abs(made["sums"] / want["sums"] - 1).max() <= 2 * plain + 1e-6
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_the_scale_of_a_score_stands_behind_its_product(back: bool) -> None:
+    """Queries are read as they lie; what a loop sums is multiplied after it; the results are the same."""
+    before = of("softmax_attention", "flash", back=back)
+    after = unscaled(before)
+    for v in after.order:
+        if isinstance(v.op, p.Scan):
+            assert all(multiple(a) is None for a in v.args)
+    given = arrays(before)
+    want, got = (reference.prepare(x)(given) for x in (before, after))
+    for name, x in want.items():
+        np.testing.assert_allclose(got[name], x, rtol=1e-10, atol=1e-10)
+
+
+def test_a_number_stays_where_a_loop_would_multiply_more() -> None:
+    b = Builder()
+    q, k = b.input("q", ("t", "k"), (8, 2)), b.input("k", ("n", "s", "k"), (3, 16, 2))
+
+    def step(
+        i: Builder, carry: list[Value], steps: list[Value], constants: list[Value]
+    ) -> tuple[list[Value], list[Value]]:
+        return [i.add(carry[0], i.contract(constants[0], steps[0], ("k",)))], []
+
+    (total,), _ = b.scan("n", step, [b.full(0.0, {"t": 8, "s": 16})], [k], [b.mul(q, 0.5)])
+    before = program({"y": total}, [q, k])
+    assert unscaled(before) is before

@@ -11,14 +11,18 @@ import torch
 
 pytest.importorskip("triton")
 
+import catalog
 from backends.triton import settle
 from backends.triton.compilers import Figures, Task
 from backends.triton.devices import room
 from backends.triton.kernel import LAST, Setting
+from backends.triton.levels import levels
 from backends.triton.partition import plan
+from backends.triton.real import real
 from backends.triton.steps import Learnt, Plan
 from lowering.build import Builder, program
 from lowering.program import Program
+from mixer_ir.driver.kernels import lowered
 
 FINE: Figures = {"registers": 32, "stack": 0, "spills": 0, "shared": 0, "columns": 0, "tensor": {}, "ttir": ""}
 
@@ -140,6 +144,22 @@ def test_results_of_one_kernel_that_goes_on_spilling_are_stored_by_several(monke
     assert [len(k.writes) for k in kernel.parts] == [1, 1]
 
 
+def test_states_of_a_loop_that_goes_on_spilling_are_read_by_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are at once where a loop does not fill a device."""
+    mixer = next(iter(catalog.get("deltanet").mixers.values()))
+    of = lowered(mixer, "chunked", 64, {"b": 64, "t": 256, "h": 8, "k": 64, "v": 64})
+
+    def looped(task: Task) -> bool:
+        return "p_y" in task["signature"] and "\n    for n_" in task["source"]
+
+    monkeypatch.setattr(settle, "figures", lambda tasks, **_: [FINE | {"spills": 8 * looped(t)} for t in tasks])
+    setting = Setting(dot="bf16")
+    inside, after = plan(real(levels(of)), setting), plan(real(levels(of)), setting, learnt=Learnt(stored=True))
+    made = settle.settled(real(levels(of)), setting, "sm_90", lambda of: lambda b: torch.float32)
+    assert len(inside.kernels()) < len(after.kernels()) == len(made.kernels())
+    assert made.kernels()[-1].text == after.kernels()[-1].text
+
+
 def test_factors_of_products_count_where_registers_hold_them() -> None:
     """An A100's tensor cores take factors from registers, an H100's from shared memory."""
     assert [room(t)[1] > 0 for t in ("sm_80", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942", "cpu")] == [
@@ -212,3 +232,19 @@ def test_where_exponents_spill_they_are_multiplied_late_if_that_spills_less(monk
         return kernel.text.count("1.4426950408889634")
 
     assert [settled(0, 0), settled(8, 0), settled(8, 8)] == [1, 2, 1]
+
+
+def test_what_was_written_for_an_earlier_plan_is_not_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    of, learnt = two(), Learnt()
+    first = plan(of, Setting(), learnt=learnt)
+    monkeypatch.setattr("backends.triton.roots.plain", None)
+    assert plan(of, Setting(), learnt=learnt) == first
+    with pytest.raises(TypeError):
+        plan(of, Setting(limit=100), learnt=learnt)
+
+
+def test_fewer_warps_are_tried_where_their_threads_can_hold_the_tiles() -> None:
+    kernel = next(iter(plan(two(), Setting()).kernels()))
+    for held, fewest in ((256 * 128, 4), (256 * 128 + 1, 8)):
+        ways = settle._ways(replace(kernel, warps=8, held=held), "sm_90")
+        assert min(w.warps for w in (ways[0], *settle._others(ways, 64))) == fewest

@@ -13,7 +13,8 @@ pytest.importorskip("triton")
 import catalog
 import mixer_ir as mx
 from backends import reference
-from backends.triton import launch
+from backends.triton import chains, launch
+from backends.triton.evaluate import Buffer
 from backends.triton.kernel import Setting
 from backends.triton.levels import levels
 from backends.triton.partition import plan
@@ -159,3 +160,23 @@ def test_angles_of_any_size_are_not() -> None:
     x = b.input("x", ("t",), (8,))
     (kernel,) = plan(program({"y": b.map("sin", x)}, [x]), Setting()).kernels()
     assert "_near" not in kernel.source
+
+
+def test_an_axis_made_of_two_is_a_tile_under_its_other_names() -> None:
+    """A filter made by doubling, h[64 i + j] = q_i · k_j, that is called t and padded before it is transformed."""
+    b = Builder()
+    q, k = b.input("q", ("d", "i", "k"), (2, 64, 16)), b.input("k", ("d", "j", "k"), (2, 64, 16))
+    h = b.rename(b.merge(b.contract(q, k, ("k",)), "i", "j", "lag"), "lag", "t")
+    (kernel,) = plan(program({"h": b.pad(h, "t", 0, 4096)}, [q, k]), Setting()).kernels()
+    assert kernel.programs <= 2 * 8192 // 64
+
+
+def test_what_lacks_a_part_of_the_axis_that_programs_lie_along_is_computed_again() -> None:
+    b = Builder()
+    q, k, w = (b.input(n, axes, (4, 4, 4)) for n, axes in (("q", "dik"), ("k", "djk"), ("w", "dlk")))
+    made = b.contract(q, b.rename(b.rename(w, "k", "m"), "l", "k"), ("k",))
+    both = b.contract(b.rename(made, "m", "k"), k, ("k",))
+    y = b.merge(both, "i", "j", "t")
+    found = list(chains.repeated(y, {"d": 4, "t": 16}, {v: Buffer(v.op.name, v) for v in (q, k, w)}))
+    assert [v for v in found if isinstance(v.op, p.Contract | p.Rename)] and both not in found
+    assert not list(chains.repeated(y, {"d": 4}, {v: Buffer(v.op.name, v) for v in (q, k, w)}))

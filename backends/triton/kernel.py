@@ -46,8 +46,10 @@ SHAPES = (
     (1 << 10, 32),
 )
 """(tile, block) to try, those that compute least twice first; a loop's carried tile is summed at once or not at all"""
+NARROW, SPILLED = (1 << 10, 256), 125
+"""one more, a narrow tile whose sums take no loop, below a limit that larger tiles have spilled at before it fell"""
 AGAIN = 4
-"""how many times the programs of a larger tile those of a smaller one may be"""
+"""how many times the programs of a larger tile those of a smaller one may be; twice that below the limit `SPILLED`"""
 WORTH = 0.25
 """where nothing fits, twice as many programs are to hold less by this power of two; unless it spilled"""
 LIMITS = (145, 112, 80)
@@ -60,12 +62,13 @@ STAGES = 2
 
 def shapes(setting: Setting) -> list[Setting]:
     """The settings that a kernel may be written for, in the order of preference where registers suffice."""
-    return [replace(setting, tile=tile, block=block) for tile, block in SHAPES]
+    of = (*SHAPES[:-1], NARROW, SHAPES[-1]) if setting.limit < SPILLED else SHAPES
+    return [replace(setting, tile=tile, block=block) for tile, block in of]
 
 
 def candidates(setting: Setting) -> list[Setting]:
     """What a program may be planned with, the default first: the next where compiled kernels spill registers."""
-    return [replace(setting, limit=limit) for limit in LIMITS]
+    return [setting, *(replace(setting, limit=limit) for limit in LIMITS if limit < setting.limit)]
 
 
 def fitting(write: Callable[[Setting], Kernel], options: Sequence[Setting]) -> Kernel:
@@ -83,7 +86,8 @@ def fitting(write: Callable[[Setting], Kernel], options: Sequence[Setting]) -> K
                 raise
             failed.append(cut)
             continue
-        if made and kernel.programs > AGAIN * min(k.programs for k in made):
+        many = AGAIN if option.limit >= SPILLED else 2 * AGAIN
+        if made and kernel.programs > many * min(k.programs for k in made):
             break
         for warps in (4, 8):
             if kernel.held <= option.limit * 32 * warps:

@@ -42,19 +42,14 @@ FAR = 3.0
 """how many times the registers that there are a kernel's tiles may take before it is cut between its products"""
 
 
-def plan(
-    program: Program,
-    setting: Setting,
-    prefix: str = "",
-    learnt: Learnt | None = None,
-) -> Plan:
+def plan(program: Program, setting: Setting, prefix: str = "", learnt: Learnt | None = None) -> Plan:
     """The steps of a program of real numbers (backends/triton/real.py).
 
     learnt   of earlier plans of the same program object; the kernels that are written now are added
     """
     made = []
     learnt = Learnt() if learnt is None else learnt
-    for one in _prepared(program, setting.real == "tl.float32", setting.folded):
+    for one in _prepared(program, setting.real == "tl.float32", setting.folded, learnt.stored):
         made.append(_Partition(one, setting, prefix, learnt).plan())
         if all(k.fits for k in made[-1].kernels()):
             break
@@ -62,14 +57,16 @@ def plan(
 
 
 @lru_cache(maxsize=16)
-def _prepared(program: Program, single: bool, folded: bool) -> tuple[Program, ...]:
+def _prepared(program: Program, single: bool, folded: bool, stored: bool) -> tuple[Program, ...]:
     """As it is cut into kernels, states read where they are carried; then without that, if registers do not suffice.
 
     single   whether precision is, where a device's exponential is a power of 2     folded   see Setting
+    stored   see Learnt
     """
     plain = fissioned(inverted(unscaled(program), WHOLE))
-    made = [swept(x, entries) for x in dict.fromkeys((carried(plain), plain)) for entries in ENTRIES]
-    late = [staged(sunk(x)) for x in dict.fromkeys(made)]
+    ways = (plain,) if stored else (carried(plain), plain)
+    made = [swept(x, entries) for x in dict.fromkeys(ways) for entries in ENTRIES]
+    late = [staged(x if stored else sunk(x)) for x in dict.fromkeys(made)]
     return tuple(powers(x, folded=folded) if single else x for x in late)
 
 

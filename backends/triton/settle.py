@@ -5,10 +5,10 @@ kernels of a plan are compiled as they would be launched, in processes of their 
 spill, or that take more shared memory than a program has, is compiled with loads that are not pipelined and with other
 numbers of warps, and with exponents that are multiplied late, which costs no launch; what still spills is planned again
 with a lower limit of registers, and so it goes on: of kernels side by side, for those that spill by themselves. Where
-that changes nothing, what one kernel stores is stored by several, and the largest of kernels that spill side by side
-alone is launched by itself. Of all plans that were tried the one with the least spilled is taken, of those the one with
-the fewest launches, then the fewest bytes. Nothing is run, nothing hangs on times, and the plan is kept on disk, so
-that this is done once.
+that changes nothing, states are read by other kernels than the loops that carry them, what one kernel stores is stored
+by several, and the largest of kernels that spill side by side alone is launched by itself. Of all plans that were tried
+the one with the least spilled is taken, of those the one with the fewest launches, then the fewest bytes. Nothing is
+run, nothing hangs on times, and the plan is kept on disk, so that this is done once.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ NOT = 1 << 20
 COLUMNS = 512
 """of tensor memory, on every device that has it"""
 
-FEW = 2048
-"""bytes spilled up to which fewer warps are tried: layouts of small tiles take more registers with more threads"""
+FEW, MOST = 2048, 256
+"""bytes spilled up to which fewer warps are tried, and what their threads may hold: layouts of small tiles take more
+registers with more threads
+"""
 TRIES, TURNS = 8, 20
 """plans with new kernels that are compiled at most, and plans that are made at most"""
 LESS, LEAST, MUCH = 0.85, 0.7, 1024
@@ -106,6 +108,9 @@ def _learn(
     for part in kernel.parts or (kernel,):
         own = {b.value for b in part.writes}
         count = spilled.get(part, spilled.get(kernel))
+        if count and stuck and not learnt.stored and any(isinstance((b.of or b.value).op, p.Pick) for b in part.writes):
+            learnt.stored = True
+            continue
         if count and stuck and len(own) > 1 and not own <= learnt.single:
             learnt.single |= own
             continue
@@ -185,8 +190,9 @@ def _lanes(target: str) -> int:
 
 
 def _others(ways: list[Kernel], spilled: int) -> list[Kernel]:
-    """The ways that are worth compiling where the first one spills."""
-    return [w for w in ways[1:] if spilled <= FEW or w.warps >= ways[0].warps]
+    """The ways that are worth compiling where the first one spills; fewer warps if their threads can hold the tiles."""
+    few = spilled <= FEW
+    return [w for w in ways[1:] if w.warps >= ways[0].warps or (few and w.held <= MOST * 32 * w.warps)]
 
 
 def _replaced(of: Plan, by: Mapping[Kernel, Kernel]) -> Plan:

@@ -60,16 +60,18 @@ class Learnt:
     limits    registers of a thread for the kernels that store some values
     single    values whose kernels store nothing else
     alone     values whose kernels are not put side by side with others
+    stored    whether states are in memory, and read by kernels of their own, not by the loops that carry them
     written   kernels, or why there are none, by what they store, their setting and the arrays that they read
     """
 
     limits: dict[Value, int] = field(default_factory=dict)
     single: set[Value] = field(default_factory=set)
     alone: set[Value] = field(default_factory=set)
+    stored: bool = False
     written: dict[tuple[Any, ...], Kernel | Exception] = field(default_factory=dict, compare=False)
 
     def copy(self) -> Learnt:
-        return Learnt(dict(self.limits), set(self.single), set(self.alone), self.written)
+        return Learnt(dict(self.limits), set(self.single), set(self.alone), self.stored, self.written)
 
 
 def reads(step: Step) -> tuple[Value, ...]:

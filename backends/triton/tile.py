@@ -108,9 +108,11 @@ class Index:
 
 
 def word(axis: str) -> str:
-    """An axis as part of a name: lowering's own (`_k`) are capitals; the steps of columns, `_s`, are J, beside I."""
+    """An axis as part of a name: lowering's own (`_k`) are capitals; the steps of columns, `_s`, are J, beside I; the
+    steps between two matrices, `_`, are MID.
+    """
     if axis.startswith("_"):
-        axis = axis[1:].upper()
+        axis = axis[1:].upper() or "MID"
         axis = "J" + axis[1:] if axis.startswith("S") else axis
     return re.sub(r"\W", lambda found: f"_{ord(found[0]):x}_", axis.replace("'", "_"))
 
