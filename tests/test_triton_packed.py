@@ -14,7 +14,8 @@ pytest.importorskip("triton")
 
 import catalog
 import mixer_ir as mx
-from backends.triton import partition, plans, sinking
+from backends.triton import plans, sinking
+from backends.triton.prepared import prepared
 from benchmarks.gpu_cases import retention
 from mixer_ir.driver import samples
 
@@ -36,7 +37,7 @@ def own_plans(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing is found that was planned otherwise."""
     monkeypatch.setenv("MIXER_IR_CACHE", str(tmp_path))
     monkeypatch.setattr(plans, "MEMORY", {})
-    partition._prepared.cache_clear()
+    prepared.cache_clear()
 
 
 def drawn(mixer: mx.Mixer, length: int) -> dict[str, Tensor]:

@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
+from backends.triton.evaluate import Buffer
 from backends.triton.kernel import PROGRAM, Kernel
+from backends.triton.steps import Launch, Step
+from backends.triton.sums import WHOLE
 from backends.triton.text import signature
+from lowering import program as p
+from lowering.program import Value
+
+FULL = 1 << 12
+"""programs of a loop that fill a device many times: a second such loop gains nothing beside it but its registers"""
+
+
+def side_by_side(group: list[Step], alone: Set[Value] = frozenset()) -> list[Step]:
+    """Kernels that do not wait for each other in one launch, where none is light beside the others.
+
+    alone   what is stored by kernels of their own
+    """
+    launches = [s for s in group if isinstance(s, Launch) and alone.isdisjoint(b.value for b in s.kernel.writes)]
+    full = [s for s in launches if s.kernel.programs >= FULL and any(map(loops_along, s.kernel.writes))]
+    launches = [s for s in launches if s not in full[1:]]
+    most = max((s.kernel.programs * s.kernel.held for s in launches), default=0)
+    large = max((s.kernel.held for s in launches), default=0)
+    joined = [s for s in launches if 8 * s.kernel.held >= large or 16 * s.kernel.programs * s.kernel.held <= most]
+    if len(joined) < 2:
+        return group
+    return [Launch(beside([s.kernel for s in joined])), *(s for s in group if s not in joined)]
+
+
+def loops_along(b: Buffer) -> bool:
+    """Whether what stores b is a loop over an axis that no program has whole."""
+    v = b.of or b.value
+    return isinstance(v.op, p.AffineScan | p.Pick | p.Scan) or (
+        isinstance(v.op, p.Cumulate) and v.size(v.op.axis) > WHOLE
+    )
 
 
 def beside(kernels: Sequence[Kernel]) -> Kernel:

@@ -9,29 +9,22 @@ suffice, and others are launched side by side.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from math import prod
 from typing import Any, TypeAlias
 
 from backends.triton import loops, roots
-from backends.triton.beside import beside
-from backends.triton.carried import carried
+from backends.triton.beside import loops_along, side_by_side
 from backends.triton.chains import APART, bare, overlong, repeated
 from backends.triton.ends import at_the_end, loop_of
 from backends.triton.evaluate import Buffer, Cut, computed, hint, meaning, reached, stripped
-from backends.triton.fission import fissioned
-from backends.triton.inverses import inverted
 from backends.triton.kernel import LIMITS, Kernel, Setting, fitting, shapes
-from backends.triton.powers import powers
+from backends.triton.prepared import prepared
 from backends.triton.roots import demands
-from backends.triton.scales import unscaled
-from backends.triton.sinking import sunk
-from backends.triton.stages import apart, staged
+from backends.triton.stages import apart
 from backends.triton.steps import Call, Launch, Learnt, Plan, Repeat, Step, reads, writes
 from backends.triton.sums import WHOLE
-from backends.triton.sweeps import ENTRIES, swept
 from backends.triton.tile import word
 from lowering import program as p
 from lowering.program import Program, Value
@@ -49,25 +42,11 @@ def plan(program: Program, setting: Setting, prefix: str = "", learnt: Learnt | 
     """
     made = []
     learnt = Learnt() if learnt is None else learnt
-    for one in _prepared(program, setting.real == "tl.float32", setting.folded, learnt.stored):
+    for one in prepared(program, setting.real == "tl.float32", setting.folded, learnt.stored):
         made.append(_Partition(one, setting, prefix, learnt).plan())
         if all(k.fits for k in made[-1].kernels()):
             break
     return min(made, key=lambda x: max((k.held / (k.setting.limit * k.warps) for k in x.kernels()), default=0.0))
-
-
-@lru_cache(maxsize=16)
-def _prepared(program: Program, single: bool, folded: bool, stored: bool) -> tuple[Program, ...]:
-    """As it is cut into kernels, states read where they are carried; then without that, if registers do not suffice.
-
-    single   whether precision is, where a device's exponential is a power of 2     folded   see Setting
-    stored   see Learnt
-    """
-    plain = fissioned(inverted(unscaled(program), WHOLE))
-    ways = (plain,) if stored else (carried(plain), plain)
-    made = [swept(x, entries) for x in dict.fromkeys(ways) for entries in ENTRIES]
-    late = [staged(x if stored else sunk(x)) for x in dict.fromkeys(made)]
-    return tuple(powers(x, folded=folded) if single else x for x in late)
 
 
 @dataclass
@@ -434,7 +413,7 @@ class _Partition:
 
     def joins(self, s: Launch) -> bool:
         """Whether a kernel may be one with others."""
-        return not any(_loops(b) or b.value in self.learnt.single for b in s.kernel.writes)
+        return not any(loops_along(b) or b.value in self.learnt.single for b in s.kernel.writes)
 
     def one(self, first: Step, second: Launch) -> Launch | None:
         if not isinstance(first, Launch) or not self.joins(first):
@@ -454,24 +433,6 @@ def _multiplies(v: Value, known: Mapping[Value, Buffer]) -> bool:
     return any(isinstance(x.op, p.Contract) for x in computed(v, known))
 
 
-def side_by_side(group: list[Step], alone: Set[Value] = frozenset()) -> list[Step]:
-    """Kernels that do not wait for each other in one launch, where none is light beside the others.
-
-    alone   what is stored by kernels of their own
-    """
-    launches = [s for s in group if isinstance(s, Launch) and alone.isdisjoint(b.value for b in s.kernel.writes)]
-    full = [s for s in launches if s.kernel.programs >= FULL and any(map(_loops, s.kernel.writes))]
-    launches = [s for s in launches if s not in full[1:]]
-    most = max((s.kernel.programs * s.kernel.held for s in launches), default=0)
-    large = max((s.kernel.held for s in launches), default=0)
-    joined = [s for s in launches if 8 * s.kernel.held >= large or 16 * s.kernel.programs * s.kernel.held <= most]
-    if len(joined) < 2:
-        return group
-    return [Launch(beside([s.kernel for s in joined])), *(s for s in group if s not in joined)]
-
-
-FULL = 1 << 12
-"""programs of a loop that fill a device many times: a second such loop gains nothing beside it but its registers"""
 CROWDED, HALVED = 1.25, 2.5
 """what tiles may take of the registers that they may take, before something is put in memory instead; and before that
 is half of a result
@@ -480,13 +441,6 @@ LONG, AGAIN, TURNS = ("sin", "cos"), 1 << 10, 16
 """functions that loops read the values of, where so many rows, or turns, would compute them again"""
 DEEP = 4
 """products on the way to a value that programs do not compute again, however few their registers"""
-
-
-def _loops(b: Buffer) -> bool:
-    v = b.of or b.value
-    return isinstance(v.op, p.AffineScan | p.Pick | p.Scan) or (
-        isinstance(v.op, p.Cumulate) and v.size(v.op.axis) > WHOLE
-    )
 
 
 def _about(v: Value) -> str:
