@@ -36,6 +36,8 @@ TRANSFORMED, CHANNELS = ("hyena", (1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 
 ALIKE = {"retnet": (RETENTION, retention, ("gamma",)), "mamba2": (SIMPLE_GLA, scalar_gla, ())}
 """entry -> what flash-linear-attention computes instead of its mixer: retention without the rotation and with decays
 that take no gradient, simple GLA without Δ, A and D; (name, mixer, signals without a gradient)"""
+BUFFERS = {"retnet": ("gamma", "theta")}
+"""entry -> signals that its layer keeps in buffers, so that no gradient is asked for"""
 
 
 def sizes(mixer: Mixer, width: int) -> dict[str, int]:
@@ -76,7 +78,7 @@ class Case:
 
 
 def cases(names: Sequence[str]) -> list[Case]:
-    mixers = [(entry, *x, ()) for entry in names for x in catalog.get(entry).mixers.items()]
+    mixers = [(entry, *x, BUFFERS.get(entry, ())) for entry in names for x in catalog.get(entry).mixers.items()]
     alike = [(entry, *ALIKE[entry]) for entry in names if entry in ALIKE]
     of = sorted([*mixers, *alike], key=lambda x: names.index(x[0]))
     made = [Case(name, w, "auto", mixer, fixed) for entry, name, mixer, fixed in of for w in WIDTHS]

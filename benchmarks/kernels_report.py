@@ -12,6 +12,7 @@ from backends.triton.static import BEST, HEAD, Compiled, Kernels
 
 RETENTION, SIMPLE_GLA = "retention (as fla's)", "simple_gla (as fla's)"
 FLA = {
+    "retention": (4, 6, 1.88, 6.98),
     RETENTION: (2, 4, 1.34, 5.91),
     SIMPLE_GLA: (3, 5, 1.35, 5.93),
     "gated_linear_attention": (5, 7, 3.62, 12.35),
@@ -22,7 +23,7 @@ FLA = {
     "softmax_attention": (1, 3, 0.54, 2.29),
 }
 """mixer -> flash-linear-attention 0.6.0's launches forward and backward, and the GB that it passes to its kernels
-forward and in both passes at heads of 128"""
+forward and in both passes at heads of 128; beside retention, its rotary embedding of queries and keys is counted too"""
 SHARE = 0.6
 """the most of those bytes that are to be passed here, unless signals, results and gradients alone are more"""
 LARGE = 1e6
@@ -161,9 +162,9 @@ def page(target: str, found: list[Row], refused: list[str], wanted: int) -> str:
         f"ms: predicted, both passes. 'fails': spills or stack, shared memory over {device.block_shared // 1024} KB,",
         f"products of more than {LARGE / 1e6:.0f} Mflop a program without {BEST[target]}, more launches than theirs,",
         f"more than {SHARE:.0%} of their bytes (where even the least is more, nothing is demanded, and the cell names",
-        "the least). Rows marked (as fla's) are what its retention and its simple GLA compute: the catalog's retention",
-        "also rotates queries and keys and has gradients for its decays, and state_space_dual has Δ, A and D, so these",
-        "two stand beside nothing.",
+        "the least). Beside retention its rotary embedding is counted too, two launches a pass. Rows marked (as fla's)",
+        "are what its retention without that, and its simple GLA, compute; state_space_dual also has Δ, A and D, and",
+        "stands beside nothing.",
         "",
         coverage(target, found, wanted),
         "",

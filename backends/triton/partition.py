@@ -167,9 +167,9 @@ class _Partition:
         if isinstance(self.producer(v).op, p.Scan):
             return self.loop(self.producer(v), name)
         if isinstance(op, p.AffineScan):
-            return self.launch(lambda s: loops.affine(name, buffer, {**rest, v: buffer}, s, title), v)
+            return self.alone(v, lambda s: loops.affine(name, buffer, {**rest, v: buffer}, s, title))
         if isinstance(op, p.Cumulate) and (v.size(op.axis) > WHOLE or demands(v.args, self.buffers).tiles):
-            return self.launch(lambda s: loops.cumulate(name, buffer, {**rest, v: buffer}, s, title), v)
+            return self.alone(v, lambda s: loops.cumulate(name, buffer, {**rest, v: buffer}, s, title))
         if (x := overlong(v, rest, self.entries(v))) is not None:
             raise Cut(x, "is a factor of a chain of products that is longer than a tile")
         try:
@@ -270,6 +270,14 @@ class _Partition:
 
     def launch(self, write: Write, *stored: Value) -> Launch:
         return Launch(fitting(write, shapes(replace(self.setting, limit=self.limit(stored)))))
+
+    def alone(self, v: Value, write: Write) -> Launch:
+        """A loop along the axis of v; small sums of products that it finds no registers for are in memory before."""
+        made = self.launch(write, v)
+        small = [] if made.kernel.fits else [a for a in v.args if a not in self.buffers and self.condenses(a)]
+        if small:
+            raise Cut(bare(small[0]), "is made by products that a loop finds no registers for")
+        return made
 
     def plain(self, name: str, stored: Sequence[Buffer], title: str) -> Write:
         """A kernel that stores some values of one grid, for a setting."""

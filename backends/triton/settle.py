@@ -54,10 +54,13 @@ FEW, MOST = 2048, 256
 """bytes spilled up to which fewer warps are tried, and what their threads may hold: layouts of small tiles take more
 registers with more threads
 """
-TRIES, TURNS = 8, 20
+TRIES, TURNS = 14, 24
 """plans with new kernels that are compiled at most, and plans that are made at most"""
 LESS, LEAST, MUCH = 0.85, 0.7, 1024
 """of a limit, the next one, and the next one where so many bytes are spilled; what a new cut brings begins there"""
+
+SOME = 256
+"""bytes spilled up to which the next limit is just below what the kernel holds"""
 
 Types = Callable[[Plan], Callable[[Buffer], torch.dtype]]
 """the dtypes that a plan's arrays have in memory"""
@@ -122,7 +125,8 @@ def _learn(
 def _lower(limit: int, held: int, spilled: int, stuck: bool) -> int:
     """The next limit: below what a thread holds if it fitted, and lower where it spilled much."""
     much = stuck or spilled > MUCH
-    lower = int(limit * LEAST) if much else min(held - 1, limit - 1) if held <= limit else int(limit * LESS)
+    near = held <= limit and spilled <= SOME
+    lower = int(limit * LEAST) if much else min(held - 1, limit - 1) if near else int(limit * LESS)
     return max(lower, LAST)
 
 
