@@ -82,9 +82,9 @@ def settled(program: Program, setting: Setting, target: str, types: Types, *, li
         if turn == 0 and any("tl.exp2(" in k.text for k in bad):  # exponents multiplied later take other registers
             late, other = replace(setting, folded=False), Learnt()
             second = plan(program, replace(late, limit=fresh), learnt=other)
-            made2, bad2 = spilled.fewest(second, types(second))
-            if sum(bad2.values()) < sum(bad.values()):
-                made, bad, setting, learnt = made2, bad2, late, other
+            instead, left = spilled.fewest(second, types(second))
+            if sum(left.values()) < sum(bad.values()):
+                made, bad, setting, learnt = instead, left, late, other
         tried.append(((sum(bad.values()), *_passed(made, types(made))), made))
         before = learnt.copy()
         for kernel in made.kernels():
