@@ -349,6 +349,18 @@ class Builder:
         with self.named(x.label):
             return self._new(op or x.op, args, axes, tuple(known[a] for a in axes), x.kind)
 
+    def remade(self, v: Value, known: dict[Value, Value]) -> Value:
+        """v of another program, made here of what is known of that; what is made on the way is known from then on."""
+        todo = [v]
+        while todo:
+            x = todo[-1]
+            if missing := [a for a in x.args if a not in known]:
+                todo += missing
+            else:
+                todo.pop()
+                known[x] = known.get(x) or self.again(x, [known[a] for a in x.args])
+        return known[v]
+
     def inline(self, body: Program, args: Mapping[str, Value]) -> list[Value]:
         """`body` built again here, its inputs replaced by `args`."""
         done: dict[Value, Value] = {}

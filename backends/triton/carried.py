@@ -150,15 +150,7 @@ class _Loop:
 
         def make(v: Value) -> Value:
             """v of the program, where it does not hang on the loop."""
-            todo = [v]
-            while todo:
-                x = todo[-1]
-                if missing := [a for a in x.args if a not in new]:
-                    todo += missing
-                else:
-                    todo.pop()
-                    new[x] = new.get(x) or b.again(x, [new[a] for a in x.args])
-            return new[v]
+            return b.remade(v, new)
 
         moving = [a for a in given if axis in a.axes]
         fixed = [a for a in given if axis not in a.axes]

@@ -255,15 +255,7 @@ class _Found(Sweep):
         new: dict[Value, Value] = {v: v for v in self.program.inputs}
 
         def make(v: Value) -> Value:
-            todo = [v]
-            while todo:
-                x = todo[-1]
-                if missing := [a for a in x.args if a not in new]:
-                    todo += missing
-                else:
-                    todo.pop()
-                    new[x] = new.get(x) or b.again(x, [new[a] for a in x.args])
-            return new[v]
+            return b.remade(v, new)
 
         first = all(map(back, self.scans))
         early = [s for s in self.scans if back(s) is first]
