@@ -233,6 +233,21 @@ class Builder:
             return x
         return self._like(p.Pad(axis, before, after, value), x, sizes={axis: x.size(axis) + before + after})
 
+    def longer(self, x: Value, axis: str, n: int) -> Value:
+        """n more entries along an axis: what counts places goes on counting, all else is 0 there."""
+        if axis not in x.axes or n == 0:
+            return x
+        if not counts(x):
+            return self.pad(x, axis, 0, n, False if x.kind == "bool" else 0)
+        match x.op:
+            case p.Iota():
+                return self.iota(axis, x.size(axis) + n)
+            case p.Slice(axis=cut, start=start, stop=stop) if cut == axis:
+                return self.slice(self.longer(x.args[0], axis, n), axis, start, stop + n)
+            case p.Rename(old=old, new=new) if new == axis:
+                return self.rename(self.longer(x.args[0], old, n), old, new)
+        return self.again(x, [self.longer(a, axis, n) for a in x.args], {axis: x.size(axis) + n})
+
     def delay(self, x: Value, axis: str, by: int) -> Value:
         """y_i = x_{i−by}, zero outside."""
         n = x.size(axis)
@@ -392,3 +407,15 @@ def called(label: str) -> Callable[[Callable[Concatenate[Builder, P], R]], Calla
 def program(outputs: Mapping[str, Value], inputs: Sequence[Value]) -> Program:
     """A program from its named results and its inputs."""
     return Program(inputs=tuple(inputs), outputs=tuple(outputs.values()), names=tuple(outputs))
+
+
+def counts(x: Value) -> bool:
+    """Whether a value is whole numbers made of places along axes and of numbers alone."""
+    match x.op:
+        case p.Iota() | p.Constant():
+            return x.kind == "int"
+        case p.Map(fn="add" | "sub") | p.Rename() | p.Expand() | p.Order():
+            return all(counts(a) for a in x.args)
+        case p.Slice(step=step):
+            return step == 1 and counts(x.args[0])
+    return False

@@ -28,10 +28,11 @@ CHUNK_LENGTH = 64
 
 
 def lower(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value]:
-    """Chunks of `options.chunk` steps (64 if not given; at most the sequence); the last one may be shorter."""
+    """Chunks of `options.chunk` steps (64 if not given; at most the sequence)."""
     length = min(options.chunk or CHUNK_LENGTH, parts.steps)
     stretch = options.stretch or _stretch(parts, length, options.held or HELD)
-    return in_stretches(b, parts, max(stretch // length, 1) * length, lambda b, parts: _chunks(b, parts, length))
+    chunks = _filled if options.filled else _chunks
+    return in_stretches(b, parts, max(stretch // length, 1) * length, lambda b, parts: chunks(b, parts, length))
 
 
 def parallel(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value]:
@@ -52,6 +53,29 @@ def _chunks(b: Builder, parts: Parts, length: int) -> tuple[list[Value], Value]:
     main = count * length
     if main < parts.steps:
         return in_stretches(b, parts, main, lambda b, p: _chunks(b, p, length))
+    reads, _, state = _together(b, parts, length, count)
+    return reads, state
+
+
+def _filled(b: Builder, parts: Parts, length: int) -> tuple[list[Value], Value]:
+    """All chunks together, the last one filled up with zeros, which no earlier step reads.
+
+    The state is the one after the last step that there is: of the last chunk again, where it is asked for.
+    """
+    count = -(-parts.steps // length)
+    if count * length == parts.steps or count == 1:
+        return _chunks(b, parts, length)
+    more = count * length - parts.steps
+    whole = parts.map(lambda x: b.longer(x, TIME, more), steps=count * length, initial=parts.initial)
+    reads, entering, _ = _together(b, whole, length, count)
+    assert entering is not None
+    last = as_state(b, parts, b.at(entering, CHUNK, count - 1))
+    _, state = _chunks(b, parts.cut(b, (count - 1) * length, parts.steps, last), length)
+    return [b.slice(y, TIME, 0, parts.steps) for y in reads], state
+
+
+def _together(b: Builder, parts: Parts, length: int, count: int) -> tuple[list[Value], Value | None, Value]:
+    """The reads of `count` chunks, the state that enters each (along `_c` if there are several), and the last one."""
     cut = parts.map(lambda x: _laid_out(b, parts, x, length, count), steps=length, initial=parts.initial)
     formula = segment(
         before=tuple(q.before for q in parts.queries),
@@ -60,12 +84,12 @@ def _chunks(b: Builder, parts: Parts, length: int) -> tuple[list[Value], Value]:
         shared=parts.shared,
     )
     terms = Affine(b, Blocks(b, cut), entering=(parts.initial,) if count == 1 else None)
-    reads, state = _linked(b, parts, terms, formula, count)
+    reads, entering, state = _linked(b, parts, terms, formula, count)
     full = {STEP: length, **({CHUNK: count} if count > 1 else {})}
     reads = [b.expand(y, full) for y in reads]
     if count == 1:
-        return [b.rename(y, STEP, TIME) for y in reads], state
-    return [b.merge(y, CHUNK, STEP, TIME) for y in reads], state
+        return [b.rename(y, STEP, TIME) for y in reads], entering, state
+    return [b.merge(y, CHUNK, STEP, TIME) for y in reads], entering, state
 
 
 def _laid_out(b: Builder, parts: Parts, x: Value, length: int, count: int) -> Value:
@@ -78,7 +102,9 @@ def _laid_out(b: Builder, parts: Parts, x: Value, length: int, count: int) -> Va
 
 
 @called("reads: read-out: what the entering state gives, and the chunk's own columns")
-def _linked(b: Builder, parts: Parts, terms: Affine, formula: Segment, count: int) -> tuple[list[Value], Value]:
+def _linked(
+    b: Builder, parts: Parts, terms: Affine, formula: Segment, count: int
+) -> tuple[list[Value], Value | None, Value]:
     """The chunks' formulas with the state handed from each to the next."""
     entering = parts.initial
     if count > 1:
@@ -87,7 +113,7 @@ def _linked(b: Builder, parts: Parts, terms: Affine, formula: Segment, count: in
         final = terms.of(formula.state).at(b, entering)
         state = zero_state(b, parts) if final is None else as_state(b, parts, final)
     reads = [terms.of(term).at(b, entering) for term in formula.reads]
-    return [b.const(0.0) if y is None else y for y in reads], state
+    return [b.const(0.0) if y is None else y for y in reads], entering, state
 
 
 @called("state: states handed from chunk to chunk")

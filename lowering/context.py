@@ -49,12 +49,14 @@ class Choice:
 
     held    entries of one array that are held at once (chunked, scan); None: what stays in a CPU's cache
     groups  of rows, each over the keys alone that its masks can leave (flash); None: a few
+    filled  the last chunk is filled up with steps that write nothing (chunked), else it may be shorter
     """
 
     form: str
     chunk: int | None = None
     held: int | None = None
     groups: int | None = None
+    filled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ from typing import assert_never
 
 from lowering import program as p
 from lowering.fused import chained, fixed, transforms
+from lowering.parts import KEY
 from lowering.profile import Profile, on_curve
 from lowering.program import Program, Value
 from lowering.stretch import HELD
-from mixer_ir.nodes.expr import Axes
+from mixer_ir.nodes.expr import TIME, Axes
 
 SPECIAL = frozenset(
     {
@@ -168,6 +169,10 @@ def operation_cost(value: Value, profile: Profile) -> Cost:
             return Cost(0, moved, 1, profile.operation + moved / profile.copy)
         case p.Expand() | p.Order() | p.Slice() | p.Rename() | p.Split() | p.Detach():
             return Cost(seconds=profile.view)
+        case p.Pad() if profile.filled:
+            return Cost()
+        case p.Cast() if profile.turn is not None:  # a kernel casts what it has in registers
+            return Cost()
         case p.Merge() | p.Pad() | p.Concat() | p.Flip() | p.Iota() | p.Cast():
             return Cost(0, moved, 1, profile.operation + moved / profile.copy)
         case p.Map(fn=fn):
@@ -183,9 +188,8 @@ def operation_cost(value: Value, profile: Profile) -> Cost:
         case p.Cumulate(axis=axis):
             turns = value.size(axis) * profile.cumulate_step
             return Cost(n * wide, moved, 1, profile.operation + turns + n * wide / profile.cumulate)
-        case p.AffineScan(axis=axis):
-            turns = value.size(axis) * profile.affine_step
-            return Cost(2 * n * wide, moved, 1, profile.operation + turns + n * wide / profile.affine)
+        case p.AffineScan():
+            return Cost(2 * n * wide, moved, 1, profile.operation + _affine(value, op, profile))
         case p.Solve(row=row):
             size = value.size(row)
             each = prod(m for a, m in value.sizes.items() if a in value.args[0].axes and a != row)
@@ -236,6 +240,20 @@ def spelled_cost(body: Program, profile: Profile) -> Cost:
     return total + Cost(0, written, SPELLED, SPELLED * profile.operation + 4 * written / profile.copy, live)
 
 
+STEPS, TOGETHER = (8, 64), 512
+"""of a block of an affine scan: steps at least and at most, and steps times states of a channel"""
+
+
+def _affine(value: Value, op: p.AffineScan, profile: Profile) -> float:
+    """Seconds of an affine scan: along time in blocks, the longer the fewer states a channel has."""
+    least, most = STEPS
+    steps = value.size(op.axis)
+    overhead = steps * profile.affine_step
+    if profile.affine_turn is not None and op.axis == TIME:
+        overhead = steps / min(max(TOGETHER / value.sizes.get(KEY, 1), least), most) * profile.affine_turn
+    return overhead + _entries(value) * (profile.pair if value.kind == "complex" else 1.0) / profile.affine
+
+
 def _is_padded(value: Value) -> bool:
     while is_view(value) and value.args:
         value = value.args[0]
@@ -250,8 +268,8 @@ def _contract(value: Value, profile: Profile) -> Cost:
     m = prod(s for a, s in x.sizes.items() if a not in y.axes)
     n = prod(s for a, s in y.sizes.items() if a not in x.axes)
     flops = 2.0 * _entries(value) * k * (4 if value.kind == "complex" else 1)
-    matrices = value.kind == "complex" and min(m, n) > 1
-    work = flops * (profile.complex / 4 if matrices else 1)
+    times = profile.complex if min(m, n) > 1 else profile.pair
+    work = flops * (times / 4 if value.kind == "complex" else 1)
     moved = _moved(value, profile)
     if profile.turn is not None:  # a scan's states are read where they are carried
         moved -= sum(_bytes(a, profile) for a in value.args if isinstance(a.op, p.AffineScan))

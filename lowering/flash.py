@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lowering import window
 from lowering.adjoint import adjoint
-from lowering.build import Builder, program
+from lowering.build import Builder, counts, program
 from lowering.context import Choice
 from lowering.grid import Grid
 from lowering.program import Program, Value
@@ -116,7 +116,7 @@ class Loop:
         cut, plain, where = [], [], []
         for i, x in enumerate(values):
             if SOURCE in x.axes:
-                x = b.pad(x, SOURCE, 0, -x.size(SOURCE) % block, 0)
+                x = b.longer(x, SOURCE, -x.size(SOURCE) % block)
                 cut.append(b.split(x, SOURCE, KEYS, SOURCE, block))
                 where.append(i)
             else:
@@ -174,7 +174,8 @@ class Loop:
     def backward(self, like: Sequence[Value]) -> Program:
         """From (parts, v, y, lse, ȳ) to the cotangents of the parts and of v; y and lse hand none on."""
         b = Builder()
-        *parts, v, y, lse = [b.input(f"arg{i}", a.axes, a.shape, a.kind) for i, a in enumerate(like)]
+        given = [b.input(f"arg{i}", a.axes, a.shape, a.kind) for i, a in enumerate(like)]
+        *parts, v, y, lse = [b.remade(a, {}) if counts(a) else x for a, x in zip(like, given, strict=True)]
         ct = b.input("d:y", y.axes, y.shape, y.kind)
         rows = without(self.like.axes, SOURCE)
         with b.named("delta: Σ_v ȳ y of each row"):
@@ -217,7 +218,7 @@ class Loop:
                 outputs[f"d:arg{n}"] = b.order(b.expand(g, x.sizes), x.axes)
         for n, x in ((len(parts) + 1, y), (len(parts) + 2, lse)):
             outputs[f"d:arg{n}"] = b.full(0j if x.kind == "complex" else 0.0, x.sizes)
-        return program(outputs, [*parts, v, y, lse, ct])
+        return program(outputs, [*given, ct])
 
 
 def _row_sum(b: Builder, x: Value, y: Value, keep: Sequence[str]) -> Value:

@@ -22,11 +22,13 @@ class Options:
     chunk     steps in a chunk (chunked form); clamped to the sequence
     stretch   steps that are held in memory at once; None: chosen from the sizes
     held      entries of one array that are held in memory at once (chunked and scan), where `stretch` is not given
+    filled    the last chunk is filled up with steps that write nothing, else it may be shorter
     """
 
     chunk: int | None = None
     stretch: int | None = None
     held: int | None = None
+    filled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,8 @@ def _choices(forms: Sequence[str], chunk: int | None, length: int, profile: Prof
         sizes = profile.keys if form == "flash" else profile.chunks
         groups = profile.groups if form == "flash" else None
         chunks = [chunk] if chunk is not None else [c for c in sizes if c < length] or [length]
-        choices.extend(Choice(form, min(c, length), held, groups) for c in chunks)
+        filled = form == "chunked" and profile.filled
+        choices.extend(Choice(form, min(c, length), held, groups, filled) for c in chunks)
     return choices
 
 

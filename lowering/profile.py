@@ -22,6 +22,7 @@ class Profile:
     operation   overhead of one that computes           view        overhead of one that only looks differently
     step        overhead of one turn of a loop          complex     times as long as real ones products take
     padded      entries read through padding, where that is not stored
+    pair        times as long as real ones complex states that are scanned, and sums over them, take
     """
 
     name: str
@@ -42,6 +43,7 @@ class Profile:
     step: float
     complex: float = field(default=4.0)
     padded: float = field(default=inf)
+    pair: float = field(default=4.0)
     width: int = field(default=4)
     """bytes of a real number"""
     fresh: float = field(default=inf)
@@ -62,10 +64,14 @@ class Profile:
     """of rows that take softmax over their own keys each, where it is not what lowering/flash.py says"""
     chunks: tuple[int, ...] = (16, 32, 64, 128, 256)
     """lengths of chunks that are worth trying"""
+    filled: bool = False
+    """whether the last chunk is filled up: what is read beyond an end costs nothing, a chunk of another length does"""
     cumulate_step: float = 0.0
     """overhead of a cumulation a step"""
     each: float = 1.0
     """overheads of an operation for each matrix of a batch whose entries do not lie side by side"""
+    affine_turn: float | None = None
+    """overhead of an affine scan along time for each block of steps, where it is computed in blocks"""
     turn: Profile | None = None
     """by what the body of a loop is priced, where it is not this"""
 
@@ -156,7 +162,8 @@ _KERNELS = Profile(  # an H100: what kernels reach of its published rates; a byt
     reduce=1e13,
     cumulate=2e12,
     affine=1e12,
-    affine_step=1e-7,
+    affine_step=2e-7,
+    affine_turn=8e-7,
     cumulate_step=1e-7,
     fft=5e11,
     solve=2e13,
@@ -166,6 +173,7 @@ _KERNELS = Profile(  # an H100: what kernels reach of its published rates; a byt
     operation=1e-6,
     view=0.0,
     step=3e-6,
+    pair=1.7,
     longest=1 << 14,
     tile=1 << 11,
     tensor=7e13,
@@ -173,6 +181,7 @@ _KERNELS = Profile(  # an H100: what kernels reach of its published rates; a byt
     keys=(64,),
     groups=1,
     chunks=(64,),
+    filled=True,
     each=0.0,
 )
 KERNELS = replace(_KERNELS, turn=replace(_KERNELS, copy=inf, operation=0.0))

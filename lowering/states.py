@@ -60,7 +60,8 @@ def _reads(ctx: Context, process: Process, reads: Sequence[Read], *, first: bool
         initial=before,
     )
     choice = ctx.forms.get(process, DEFAULT)
-    values, after = lower_process(b, parts, choice.form, Options(chunk=choice.chunk, held=choice.held))
+    options = Options(chunk=choice.chunk, held=choice.held, filled=choice.filled)
+    values, after = lower_process(b, parts, choice.form, options)
     if first:
         stream.leave(name, b.expand(after, dict(zip(like.axes, like.shape, strict=True))), like)
     return values

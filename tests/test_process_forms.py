@@ -223,9 +223,22 @@ def test_forms_agree_with_the_loop(form: str, case: Case, stretch: int | None) -
 
 
 @relaxed
-@given(case=cases(), chunk=st.sampled_from((1, 2, 3, 4, 7, 8, 64)), stretch=st.sampled_from((None, 8)))
-def test_chunks_agree_with_the_loop(case: Case, chunk: int, stretch: int | None) -> None:
-    agree(case, "chunked", Options(chunk=chunk, stretch=stretch))
+@given(
+    case=cases(),
+    chunk=st.sampled_from((1, 2, 3, 4, 7, 8, 64)),
+    stretch=st.sampled_from((None, 8)),
+    filled=st.booleans(),
+)
+def test_chunks_agree_with_the_loop(case: Case, chunk: int, stretch: int | None, filled: bool) -> None:
+    agree(case, "chunked", Options(chunk=chunk, stretch=stretch, filled=filled))
+
+
+@pytest.mark.parametrize("decay", ["none", "log", "factor", "scalar log", "scalar factor", "dense"])
+@pytest.mark.parametrize("still", [False, True])
+def test_what_fills_the_last_chunk_up_reaches_no_state(decay: str, still: bool) -> None:
+    rank = 0 if decay == "dense" else 1
+    case = Case(13, 0, decay, rank, 1, (False, True), True, False, False, False, False, still)
+    agree(case, "chunked", Options(chunk=4, filled=True))
 
 
 @pytest.mark.parametrize("form", ["fft", "monarch", "direct"])

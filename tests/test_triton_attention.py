@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("triton")
 
 import catalog
+import mixer_ir as mx
 from backends import reference
 from backends.triton.kernel import Setting
 from backends.triton.levels import levels
@@ -27,9 +28,16 @@ SIZES = {"b": 1, "h": 1, "g": 1, "k": 16, "v": 16}
 MIXERS = catalog.get("softmax_attention").mixers
 
 
+@mx.mixer
+def banded(q: "b t h k", k: "b t h k", v: "b t h v") -> "b t h v":
+    return mx.softmax(mx.band(mx.lowrank(q, k), 40, after=5)) @ v
+
+
 def attention(name: str, **sizes: int) -> tuple[Program, Program]:
     """Both passes of one, as a GPU is given them."""
-    of = lowered(MIXERS[name], "flash", 16, {**SIZES, **sizes})
+    mixer = {**MIXERS, "banded": banded, "packed": MIXERS["softmax_attention"].with_reset()}[name]
+    own = {a for axes in mixer.signals.values() for a in axes}
+    of = lowered(mixer, "flash", 16, {a: n for a, n in {**SIZES, **sizes}.items() if a in own})
     return of, adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable])
 
 
@@ -48,6 +56,20 @@ def test_both_passes_of_attention(name: str, sizes: dict[str, int]) -> None:
     agree(back, {**arrays(back, seed=1), **given})
 
 
+@pytest.mark.parametrize(
+    ("name", "t"),
+    [
+        *(("softmax_attention", t) for t in (1, 7, 63, 65, 129, 200)),
+        *((name, t) for name in ("cross_attention", "banded", "packed") for t in (7, 129)),
+    ],
+)
+def test_both_passes_at_any_length(name: str, t: int) -> None:
+    of, back = attention(name, t=t, s=150 - t // 2)
+    given = arrays(of)
+    agree(of, given)
+    agree(back, {**arrays(back, seed=1), **given})
+
+
 def test_attention_is_one_loop_forward_and_three_backward() -> None:
     """Results are computed where the last states are, row sums with them; keys and queries have a loop each."""
     first, second = (plan(real(levels(x)), Setting()) for x in attention("softmax_attention", t=256))
@@ -57,13 +79,21 @@ def test_attention_is_one_loop_forward_and_three_backward() -> None:
     assert not any("state" in b.name for k in (*first.kernels(), *second.kernels()) for b in k.writes)
 
 
-def test_turns_that_a_causal_mask_closes_are_left_out() -> None:
+@pytest.mark.parametrize("t", (130, 256, 1000, 4097))
+def test_turns_that_a_mask_closes_are_left_out(t: int) -> None:
+    """Of causal attention those after the rows and before the keys, of a band those on both sides, at any length."""
+
     def bounds(name: str) -> list[str]:
-        made = [k.text for x in attention(name, t=256) for k in plan(real(levels(x)), Setting()).kernels()]
+        made = [k.text for x in attention(name, t=t) for k in plan(real(levels(x)), Setting()).kernels()]
+        assert not any("b_padded" in text for text in made)  # what is read beyond the last step is 0 as it is
         return [head for text in made for head in re.findall(r"for n_j_[NT] in range\((.*)\):", text)]
 
-    closed = bounds("softmax_attention")
-    assert all("i_t" in x for x in closed[:3]) and closed[3].startswith("(tl.maximum(") and "i_s" in closed[3]
+    for name in ("softmax_attention", "packed"):
+        closed = bounds(name)
+        assert all("i_t" in x for x in closed[:3]) and closed[3].startswith("(tl.maximum(") and "i_s" in closed[3]
+    if t == 130:  # bands in longer sequences are taken in blocks of rows
+        both = bounds("banded")
+        assert len(both) == 4 and all(x.startswith("(tl.maximum(") and ", tl.minimum(" in x for x in both)
     assert not any("i_" in x for x in bounds("full_attention"))
 
 
@@ -85,9 +115,10 @@ def test_a_step_that_a_closed_mask_does_not_leave_as_it_is_is_taken() -> None:
     assert "for n_j_N in range(8)" in kernel.text
 
 
-def test_long_sums_of_few_results_take_two_stages() -> None:
+@pytest.mark.parametrize("t", [1 << 13, 8191, 9001])
+def test_long_sums_of_few_results_take_two_stages(t: int) -> None:
     b = Builder()
-    x, y = (b.input(n, ("b", "t", "h"), (4, 1 << 13, 2)) for n in "xy")
+    x, y = (b.input(n, ("b", "t", "h"), (4, t, 2)) for n in "xy")
     of = program({"dot": b.contract(x, y, ("b", "t")), "sum": b.reduce("sum", x, ("b", "t", "h"))}, [x, y])
     made = staged(of)
     assert len(list(apart(made))) == 2
@@ -97,6 +128,34 @@ def test_long_sums_of_few_results_take_two_stages() -> None:
         np.testing.assert_allclose(got[name], want[name], rtol=1e-12, atol=1e-12 * np.abs(want[name]).max())
     programs = [k.programs for k in plan(of, Setting()).kernels()]
     assert max(programs) >= 4  # in one stage a single program has all of a sum
+
+
+@pytest.mark.parametrize("t", [1 << 13, 9001])
+def test_long_products_with_few_tiles_of_results_take_two_stages(t: int) -> None:
+    """A weight's gradient: sixteen tiles would be summed by sixteen programs; parts stay products of matrices."""
+    b = Builder()
+    x, y = b.input("x", ("b", "t", "n"), (4, t, 16)), b.input("y", ("b", "t", "d"), (4, t, 512))
+    of = program({"dot": b.contract(x, y, ("b", "t"))}, [x, y])
+    made = staged(of)
+    assert len(list(apart(made))) == 1
+    given = arrays(of)
+    want, got = (reference.prepare(z)(given)["dot"] for z in (of, made))
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * np.abs(want).max())
+    first, _ = plan(of, Setting(dot="bf16")).kernels()
+    assert "tl.dot" in first.text
+    assert first.programs >= 128
+
+
+def test_long_sums_along_chunks_are_summed_by_chunk() -> None:
+    """The parts lie along the chunks that states are carried over, and what every array has: as programs do."""
+    b = Builder()
+    x, y = (b.input(n, ("b", "t", "h"), (4, 1 << 13, 2)) for n in "xy")
+    parted = b.split(x, "t", "c", "i", 64)
+    states = b.affine_scan(b.reduce("sum", parted, ("i",)), b.reduce("sum", b.split(y, "t", "c", "i", 64), ("i",)), "c")
+    left = b.merge(b.mul(parted, states), "c", "i", "t")
+    of = program({"dot": b.contract(left, y, ("b", "t"))}, [x, y])
+    (found,) = apart(staged(of))
+    assert found.sizes == {"b": 4, "c": 128, "h": 2}
 
 
 def test_turns_that_hang_on_the_program_are_counted_in_the_mean() -> None:

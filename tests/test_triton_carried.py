@@ -19,6 +19,7 @@ from backends.triton.real import real
 from benchmarks.gpu_cases import retention, scalar_gla
 from lowering import program as p
 from lowering.adjoint import adjoint
+from lowering.build import Builder, program
 from lowering.program import Program
 from mixer_ir.driver.kernels import lowered
 from tests.programs import arrays
@@ -69,7 +70,27 @@ def test_simple_states_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(plan(real(of), Setting(dot="bf16")).kernels()) == 2, "few programs: all steps' reads at once"
 
 
-@pytest.mark.parametrize("name", ["retention", "scalar_gla"])
+def test_sums_of_states_and_their_normaliser_are_one_loop() -> None:
+    """Forward one kernel that passes each signal once; the smaller sum comes before what reads the larger one."""
+    of, _ = passes(MIXERS["catalog's linear_attention"], b=8, t=4096, h=16, k=64, v=64)
+    (kernel,) = plan(real(of), Setting(dot="bf16")).kernels()
+    assert {b.name for b in (*kernel.reads, *kernel.writes)} == {"q", "k", "v", "y"}
+    assert kernel.text.index("b_new_state =") < kernel.text.index("tl.dot(") < kernel.text.index("b_new_state2 =")
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_decays_stand_apart_from_what_products_read_twice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop is given keys and queries once: decays that lack their axis go to the values, or behind the product."""
+    monkeypatch.setattr(sinking, "LANES", 1)
+    for of in passes(MIXERS[name]):
+        for v in carried(of).order:
+            if isinstance(v.op, p.Scan):
+                products = [a for a in v.args if isinstance(a.op, p.Map) and a.op.fn == "mul"]
+                decayed = [(x, d) for a in products for x, d in (a.args, a.args[::-1]) if x in v.args]
+                assert all({*d.axes} >= {*x.axes} for x, d in decayed)
+
+
+@pytest.mark.parametrize("name", ["retention", "scalar_gla", "catalog's linear_attention"])
 def test_kernels_that_read_their_states(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the interpreter, heads that no tile divides included."""
     monkeypatch.setattr(sinking, "LANES", 1)
@@ -79,3 +100,38 @@ def test_kernels_that_read_their_states(name: str, monkeypatch: pytest.MonkeyPat
         got = launch.prepare(of)({n: torch.from_numpy(np.asarray(x)) for n, x in values.items()})
         for n, x in want.items():
             assert np.abs(got[n].numpy() - x).max() <= 1e-7 * max(1.0, np.abs(x).max())
+
+
+def test_states_that_are_read_together_are_carried_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quotient of two reads, merged and cut at the end, is computed in one loop; nothing of the states is stored."""
+    monkeypatch.setattr(sinking, "LANES", 1)
+    for t in (24, 21):
+        of, _ = passes(MIXERS["catalog's mlstm"], t=t)
+        (loop,) = (v for v in carried(of).order if isinstance(v.op, p.Scan))
+        assert loop.op.carries == 2
+        assert len(loop.op.body.outputs) == 3
+
+
+def test_normalisers_that_other_loops_wait_for_are_read_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backward states are stored, and with them what each row is divided by: no other kernel computes it again."""
+    monkeypatch.setattr(sinking, "LANES", 1)
+    _, back = passes(MIXERS["catalog's mlstm"])
+    loop = next(v for v in carried(back).order if isinstance(v.op, p.Scan))
+    stored = [x.sizes for x in loop.op.body.outputs[loop.op.carries :]]
+    assert {"b": 1, "_i": 8, "h": 2} in stored
+    assert sum("_k" in sizes for sizes in stored) == loop.op.carries == 2
+
+
+def test_what_is_cumulated_of_what_is_cumulated_is_one_loop() -> None:
+    """Each kernel reads the signals alone, so that none waits for the other."""
+    b = Builder()
+    x, y = (b.input(n, ("b", "t"), (3, 150)) for n in "xy")
+    first = b.cumulate("sum", x, "t")
+    of = program({"first": first, "largest": b.cumulate("max", b.sub(y, first), "t")}, [x, y])
+    (kernel,) = plan(real(of), Setting()).kernels()
+    assert {u.name for u in kernel.reads} == {"x", "y"}
+    values = arrays(of)
+    want = reference.prepare(of)(values)
+    got = launch.prepare(of)({n: torch.from_numpy(v) for n, v in values.items()})
+    for n, v in want.items():
+        np.testing.assert_allclose(got[n].numpy(), v, rtol=1e-9, atol=1e-9)

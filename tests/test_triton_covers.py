@@ -140,3 +140,11 @@ def test_a_plan_that_would_leave_entries_unwritten_is_refused(monkeypatch: pytes
     monkeypatch.setattr(roots.Demands, "of", lambda self, v: self)
     with pytest.raises(Uncovered, match="share o_N_2"):
         plan(back, Setting())
+
+
+def test_an_axis_is_no_part_of_itself() -> None:
+    """Where one result calls i what another calls t, of which i is a part."""
+    wanted = roots.Demands(blocks={"t": ("c", "i", 4)}, names={"t": {"i", "s"}}, summed={"c"})
+    wanted.spread()
+    assert wanted.blocks == {"t": ("c", "i", 4), "s": ("c", "i", 4)}
+    assert roots._held("t", 16, wanted) == 4

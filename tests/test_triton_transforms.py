@@ -177,6 +177,9 @@ def test_what_lacks_a_part_of_the_axis_that_programs_lie_along_is_computed_again
     made = b.contract(q, b.rename(b.rename(w, "k", "m"), "l", "k"), ("k",))
     both = b.contract(b.rename(made, "m", "k"), k, ("k",))
     y = b.merge(both, "i", "j", "t")
-    found = list(chains.repeated(y, {"d": 4, "t": 16}, {v: Buffer(v.op.name, v) for v in (q, k, w)}))
-    assert [v for v in found if isinstance(v.op, p.Contract | p.Rename)] and both not in found
-    assert not list(chains.repeated(y, {"d": 4}, {v: Buffer(v.op.name, v) for v in (q, k, w)}))
+    known = {v: Buffer(v.op.name, v) for v in (q, k, w)}
+    for programs, single in ((16, True), (8, False)):
+        found = list(chains.repeated(y, {"d": 4, "t": programs}, known))
+        assert [v for v, _, _ in found if isinstance(v.op, p.Contract | p.Rename)]
+        assert all(v is not both and times == programs // 4 and one == single for v, times, one in found)
+    assert not list(chains.repeated(y, {"d": 4}, known))

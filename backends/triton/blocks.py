@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from backends.triton.affine import NEUTRAL, Affine, Parts, affine_of, part_of, scanned, times
 from lowering import program as p
 from lowering.build import Builder
 from lowering.program import Program, Value
@@ -24,9 +25,9 @@ class Sweep:
     """Affine scans of one size whose states meet, with what is computed of them step by step.
 
     axis, length   that they run along, and its steps
-    names     of an axis, what it is called in the scans
+    names     of an axis, what it is called in the scans     parts   states, or a part of complex ones -> their scan
     inside    what is computed in the loops -> the number of the scans' step where it begins
-    delayed   states one step before -> their scan     last   the states that a scan ends with -> their scan
+    delayed   states one step before -> the states     last   the states that a scan ends with -> all of them
     final     of `inside` what is summed over steps, channels or sequences     made   of it what is read outside
     states    axes that a tile spans, with the size of their tile     lane   the axis of channels, if there is one
     rest      the other axes     lanes, steps   channels of a tile, steps of a block     count   blocks
@@ -36,6 +37,7 @@ class Sweep:
     length: int
     scans: list[Value]
     names: dict[str, str] = field(default_factory=dict)
+    parts: dict[Value, Value] = field(default_factory=dict)
     inside: dict[Value, int] = field(default_factory=dict)
     delayed: dict[Value, Value] = field(default_factory=dict)
     last: dict[Value, Value] = field(default_factory=dict)
@@ -51,13 +53,28 @@ class Sweep:
     @property
     def sizes(self) -> dict[str, int]:
         """Those of the states, but for the steps."""
-        return {a: n for a, n in self.scans[0].sizes.items() if a != self.axis}
+        return {a: n for a, n in sizes_of(self.scans[0]).items() if a != self.axis}
+
+
+def _affine(scan: Value) -> Affine:
+    of = affine_of(scan)
+    assert of is not None
+    return of
+
+
+def sizes_of(scan: Value) -> Mapping[str, int]:
+    """Those of a scan's states."""
+    return _affine(scan).sizes
+
+
+def parts_of(scan: Value) -> range:
+    """The numbers of the parts of a scan's states."""
+    return range(len(_affine(scan).inputs))
 
 
 def back(scan: Value) -> bool:
     """Whether an affine scan runs from the end."""
-    assert isinstance(scan.op, p.AffineScan)
-    return scan.op.reverse
+    return _affine(scan).reverse
 
 
 @dataclass
@@ -72,7 +89,7 @@ class Loop:
     b: Builder
     make: Callable[[Value], Value]
     scans: list[Value]
-    entered: Mapping[Value, Value]
+    entered: Mapping[tuple[Value, int], Value]
     made: list[Value]
     reverse: bool
     opening: bool
@@ -80,24 +97,24 @@ class Loop:
     given: dict[object, Value] = field(default_factory=dict)
     steps: list[tuple[Value, Value]] = field(default_factory=list)
     fixed: list[tuple[Value, Value]] = field(default_factory=list)
-    tiles: dict[tuple[str, Value], Value] = field(default_factory=dict)
-    entering: dict[Value, Value] = field(default_factory=dict)
+    tiles: dict[Value, Value] = field(default_factory=dict)
+    states: dict[tuple[str, Value], Parts] = field(default_factory=dict)
+    entering: dict[tuple[Value, int], Value] = field(default_factory=dict)
 
     def run(self) -> dict[Value, Value]:
         """What the program has as results of the loop."""
         of, b, inner = self.of, self.b, self.inner
-        self.before = {of.delayed[v] for v in self.needed() if v in of.delayed}
+        self.before = {of.parts[of.delayed[v]] for v in self.needed() if v in of.delayed}
+        carried = [(s, i) for s in self.scans for i in parts_of(s)]
         axes = [*of.rest, *((LANES,) if of.lane else ()), *of.states, *((LANE,) if of.lane else ())]
         sizes = {a: self.size(a) for a in axes}
-        self.carries = {
-            s: inner.input(f"carry{i}", tuple(axes), tuple(sizes.values())) for i, s in enumerate(self.scans)
-        }
-        start = [b.full(0.0, sizes) for _ in self.scans]
+        self.carries = {s: inner.input(f"carry{i}", tuple(axes), tuple(sizes.values())) for i, s in enumerate(carried)}
+        start = [b.full(0.0, sizes) for _ in carried]
         given: list[Value] = [*self.carries.values()]
         new = []
-        for s in self.scans:
+        for s, i in carried:
             with inner.named(s.label):
-                h = inner.where(self.edge(s, last=True), self.state(s), 0.0)
+                h = inner.where(self.edge(s, last=True), self.state(s)[i], 0.0)
                 new.append(inner.order(inner.sum(h, (STEP,)), tuple(axes)))
         stacked: list[Value] = [*self.carries.values()] if self.opening else []
         kept: list[Value] = []
@@ -127,14 +144,14 @@ class Loop:
             picked = b.picks(scan, args)
         ends, results = picked[: len(new)], picked[len(new) :]
         if self.opening:
-            self.entering = dict(zip(self.scans, results, strict=False))
-            results = results[len(self.scans) :]
+            self.entering = dict(zip(carried, results, strict=False))
+            results = results[len(carried) :]
         sums = [v for v in self.made if of.axis not in v.axes]
-        found = dict(zip((*sums, *kept), (*ends[len(self.scans) :], *results), strict=True))
+        found = dict(zip((*sums, *kept), (*ends[len(carried) :], *results), strict=True))
         made = {v: self.outside(v, x) for v, x in found.items()}
-        for v, s in of.last.items():
-            if s in self.scans:
-                x = self.named(ends[self.scans.index(s)], v)
+        for v, h in of.last.items():
+            if of.parts[h] in self.scans:
+                x = self.named(ends[carried.index((of.parts[h], part_of(h)))], v)
                 made[v] = b.order(b.expand(x, {of.axis: 1}), v.axes)
         return made
 
@@ -146,7 +163,7 @@ class Loop:
             v = todo.pop()
             if v in self.of.inside and v not in found:
                 found.add(v)
-                todo += () if v in self.of.delayed or v in self.of.scans else v.args
+                todo += () if v in self.of.delayed or v in self.of.parts else v.args
         return found
 
     def size(self, axis: str) -> int:
@@ -195,75 +212,83 @@ class Loop:
         place = self.of.steps - 1 if back(scan) is not last else 0
         return self.inner.map("eq", self.inner.iota(STEP, self.of.steps), place)
 
-    def factors(self, scan: Value, by: int) -> tuple[Value, Value]:
+    def factors(self, scan: Value, by: int) -> tuple[Parts, Parts]:
         """a and x of a scan, `by` steps later."""
-        of, inner = self.of, self.inner
-        a, x = scan.args
-        if (same := self.steady(scan)) is not None:
-            decay = self.arg(same, 0)
-            if of.count * of.steps > of.length and scan in of.last.values() and not by:
-                decay = inner.where(inner.map("lt", self.place(), of.length), decay, 1.0)
-        else:
-            decay = self.arg(a, 0, by, 1.0)
-        return inner.expand(decay, {STEP: of.steps}), self.arg(x, 0, by)
+        of, inner, one = self.of, self.inner, _affine(scan)
+        ends = any(of.parts[h] is scan for h in of.last.values())
+        decay = []
+        for a, beyond in zip(one.factors, NEUTRAL, strict=False):
+            if (same := self.steady(a, one.reverse)) is not None:
+                made = self.arg(same, 0)
+                if of.count * of.steps > of.length and ends and not by:
+                    made = inner.where(inner.map("lt", self.place(), of.length), made, beyond)
+            else:
+                made = self.arg(a, 0, by, beyond)
+            decay.append(inner.expand(made, {STEP: of.steps}))
+        return tuple(decay), tuple(self.arg(x, 0, by) for x in one.inputs)
 
-    def steady(self, scan: Value) -> Value | None:
+    def steady(self, a: Value, reverse: bool) -> Value | None:
         """The factor of a scan if it is the same at every step; at the first one it meets no state, so is any."""
-        a, axis = scan.args[0], self.of.axis
+        axis = self.of.axis
+        if axis not in a.axes:
+            return a
         if isinstance(a.op, p.Slice) and isinstance(a.args[0].op, p.Pad) and a.op.axis == a.args[0].op.axis == axis:
             n, pad = a.size(axis), a.args[0].op
             way = (pad.before, pad.after, a.op.start, a.op.stop, a.op.step)
-            if way == ((0, 1, 1, n + 1, 1) if back(scan) else (1, 0, 0, n, 1)):
+            if way == ((0, 1, 1, n + 1, 1) if reverse else (1, 0, 0, n, 1)):
                 a = a.args[0].args[0]
         return a.args[0] if isinstance(a.op, p.Expand) and axis not in a.args[0].axes else None
 
-    def enters(self, scan: Value) -> Value:
-        """The state that enters the block."""
-        if scan in self.carries:
-            return self.carries[scan]
-        if scan not in self.given:
-            y = self.entered[scan]
+    def enters(self, scan: Value, part: int) -> Value:
+        """The state that enters the block, or a part of it."""
+        key = scan, part
+        if key in self.carries:
+            return self.carries[key]
+        if key not in self.given:
+            y = self.entered[key]
             axes = tuple(a for a in y.axes if a != BLOCK)
             made = self.inner.input(f"given{len(self.given)}", axes, tuple(y.size(a) for a in axes))
             self.steps.append((made, y))
-            self.given[scan] = made
-        return self.given[scan]
+            self.given[key] = made
+        return self.given[key]
 
-    def earlier(self, scan: Value) -> Value:
+    def earlier(self, scan: Value) -> Parts:
         """The states one step before."""
-        if ("earlier", scan) not in self.tiles:
+        if ("earlier", scan) not in self.states:
+            inner = self.inner
             a, x = self.factors(scan, -1 if back(scan) else 1)
-            x = self.inner.where(self.edge(scan), self.enters(scan), x)
-            self.tiles["earlier", scan] = self.inner.affine_scan(a, x, STEP, reverse=back(scan))
-        return self.tiles["earlier", scan]
+            x = tuple(inner.where(self.edge(scan), self.enters(scan, i), y) for i, y in enumerate(x))
+            self.states["earlier", scan] = scanned(inner, a, x, STEP, back(scan))
+        return self.states["earlier", scan]
 
-    def state(self, scan: Value) -> Value:
+    def state(self, scan: Value) -> Parts:
         """The states after each step."""
-        if ("state", scan) not in self.tiles:
+        if ("state", scan) not in self.states:
             inner = self.inner
             a, x = self.factors(scan, 0)
             with inner.named(scan.label):
                 if scan in self.before:
-                    made = inner.add(inner.mul(a, self.earlier(scan)), x)
+                    made = tuple(map(inner.add, times(inner, a, self.earlier(scan)), x))
                 else:
-                    x = inner.where(self.edge(scan), inner.add(inner.mul(a, self.enters(scan)), x), x)
-                    made = inner.affine_scan(a, x, STEP, reverse=back(scan))
-            self.tiles["state", scan] = made
-        return self.tiles["state", scan]
+                    first = times(inner, a, [self.enters(scan, i) for i in parts_of(scan)])
+                    x = tuple(inner.where(self.edge(scan), inner.add(h, y), y) for h, y in zip(first, x, strict=True))
+                    made = scanned(inner, a, x, STEP, back(scan))
+            self.states["state", scan] = made
+        return self.states["state", scan]
 
     def value(self, v: Value) -> Value:
         """What v is in a block."""
         of = self.of
-        if v in of.scans:
-            return self.state(v)
-        if v in of.delayed:
-            with self.inner.named(of.delayed[v].label):
-                return self.earlier(of.delayed[v])
-        if ("value", v) not in self.tiles:
+        if v in of.parts:
+            return self.state(of.parts[v])[part_of(v)]
+        if (h := of.delayed.get(v)) is not None:
+            with self.inner.named(h.label):
+                return self.earlier(of.parts[h])[part_of(h)]
+        if v not in self.tiles:
             args = [self.value(a) if a in of.inside else self.arg(a, of.inside[v]) for a in v.args]
             with self.inner.named(v.label):
-                self.tiles["value", v] = self.again(v, args)
-        return self.tiles["value", v]
+                self.tiles[v] = self.again(v, args)
+        return self.tiles[v]
 
     def again(self, v: Value, args: list[Value]) -> Value:
         of, inner, op = self.of, self.inner, v.op

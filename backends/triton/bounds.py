@@ -2,9 +2,9 @@
 
 Causal softmax is the case in point: a block of keys after the last row of a tile has no score that counts, so the
 largest score, the sum and the accumulator stay as they are. That a closed mask leaves every state as it is, is seen
-from the body by constants alone: e^(−∞) = 0, 0 · x = 0, x + 0 = x, max(x, −∞) = x (x is taken for a finite number here:
-what is masked is not read, whatever lies there). When a mask closes is seen from the positions that it compares, where
-these are sums of places along axes.
+from the body by constants alone: e^(−∞) = 0, 0 · x = 0, x + 0 = x, max(x, −∞) = x, where(c, x, x) = x (x is taken for
+a finite number here: what is masked is not read, whatever lies there). When a mask closes is seen from the positions
+that it compares, where these are sums of places along axes.
 """
 
 from __future__ import annotations
@@ -120,6 +120,8 @@ def _mapped(v: Value, fn: str, args: list[Known], numbers: list[float], rest: li
             return 0.0
         case "where" if isinstance(args[0], float):
             return args[2] if args[0] == 0.0 else args[1]
+        case "where" if args[1] == args[2]:
+            return args[1]
     return v
 
 
@@ -134,7 +136,7 @@ class Line:
     by: dict[str, int]
 
     def __sub__(self, other: Line) -> Line:
-        by = {a: self.by.get(a, 0) - other.by.get(a, 0) for a in self.by.keys() | other.by.keys()}
+        by = {a: self.by.get(a, 0) - other.by.get(a, 0) for a in (*self.by, *other.by)}
         return Line(self.at - other.at, {a: n for a, n in by.items() if n})
 
 

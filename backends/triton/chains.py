@@ -116,37 +116,39 @@ def _spanned(x: Value, y: Value, summed: dict[str, Digits]) -> int:
     return prod(later) if later else min(LEAST, max(alone.values(), default=1))
 
 
-def repeated(v: Value, grid: Mapping[str, int], known: Mapping[Value, Buffer]) -> Iterator[Value]:
+def repeated(v: Value, grid: Mapping[str, int], known: Mapping[Value, Buffer]) -> Iterator[tuple[Value, int, bool]]:
     """What is computed in place on the way to v though it lacks an axis that programs lie along: each does it again.
 
+    Also how many programs do, and whether there is one for each place of such an axis.
     grid   programs along axes of v, or of what v is made of, by name
     """
     seen: set[Value] = set()
-    todo: list[tuple[Value, frozenset[str]]] = [(v, frozenset())]
+    todo: list[tuple[Value, dict[str, int]]] = [(v, {})]
     while todo:
-        x, axes = todo.pop()
-        axes |= {a for a, n in x.sizes.items() if grid.get(a, 0) >= n > 1}
-        names = {part for a in axes for part in _parts(x, a)}
+        x, programs = todo.pop()
+        programs = programs | {a: grid[a] for a, n in x.sizes.items() if min(grid.get(a, 0), n) > 1}
+        parts = {a: _parts(x, a, n) for a, n in programs.items()}
         for u in x.args:
             if u in seen or u in known or not u.shape:
                 continue
             seen.add(u)
-            if names.issubset(u.axes):
-                todo.append((u, frozenset(names)))
+            if lacks := [a for a, of in parts.items() if not of.keys() <= {*u.axes}]:
+                yield u, prod(programs[a] for a in lacks), any(programs[a] >= x.size(a) for a in lacks)
             else:
-                yield u
+                todo.append((u, {a: n for of in parts.values() for a, n in of.items()}))
 
 
-def _parts(x: Value, axis: str) -> tuple[str, ...]:
-    """The names under which x's arguments have an axis, or all parts of it."""
+def _parts(x: Value, axis: str, programs: int) -> dict[str, int]:
+    """The names under which x's arguments have an axis, or all parts of it, with the programs along each."""
     match x.op:
         case p.Rename(old=old, new=new) if axis == new:
-            return (old,)
+            return {old: programs}
         case p.Split(axis=whole, outer=outer, inner=inner) if axis in (outer, inner):
-            return (whole,)
+            return {whole: programs}
         case p.Merge(axis=whole, outer=outer, inner=inner) if axis == whole:
-            return (outer, inner)
-    return (axis,)
+            slow = min(programs, x.args[0].size(outer))
+            return {outer: slow, inner: programs // slow}
+    return {axis: programs}
 
 
 def bare(v: Value) -> Value:
@@ -154,3 +156,15 @@ def bare(v: Value) -> Value:
     while isinstance(v.op, p.Rename | p.Order | p.Split | p.Merge) or (isinstance(v.op, p.Map) and v.op.fn == "neg"):
         v = v.args[0]
     return v
+
+
+def unmasked(v: Value) -> Value:
+    """v as `bare` has it, and before what stands beside it is chosen by numbers: masks, signs."""
+    while True:
+        v = bare(v)
+        if not (isinstance(v.op, p.Map) and v.op.fn == "where" and fixed(v.args[0])):
+            return v
+        given = [a for a in v.args[1:] if not fixed(a)]
+        if len(given) != 1:
+            return v
+        v = given[0]

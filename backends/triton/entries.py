@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from backends.triton import tile as t
 from backends.triton.evaluate import Buffer, Cut, Evaluator, Rule, Where, computed, gathered, literal, swapped
@@ -166,9 +166,13 @@ def _slice(e: Evaluator, v: Value, where: Where) -> Tile:
 
 def _flip(e: Evaluator, v: Value, where: Where) -> Tile:
     assert isinstance(v.op, p.Flip)
-    half = t.half(where[v.op.axis]) if v.size(v.op.axis) == 2 else None
-    if half is not None and any(isinstance(x.op, p.Map | SUMMING) for x in computed(v.args[0], e.buffers)):
-        return swapped(e, e.at(v.args[0], where), *half)
+    ix = where[v.op.axis]
+    if v.size(v.op.axis) == 2:
+        half, made = t.half(ix), [*computed(v.args[0], e.buffers)]
+        if half is not None and any(isinstance(x.op, p.Map | SUMMING) for x in made):
+            return swapped(e, e.at(v.args[0], where), *half)
+        if ix.plain is not None and ix.plain.size == 2 and any(isinstance(x.op, SUMMING) for x in made):
+            return swapped(e, e.at(v.args[0], where), ix.plain, 1)
     return e.at(v.args[0], {**where, v.op.axis: t.reversed_(where[v.op.axis], v.size(v.op.axis))})
 
 
@@ -176,8 +180,37 @@ def _pad(e: Evaluator, v: Value, where: Where) -> Tile:
     assert isinstance(v.op, p.Pad)
     op, x = v.op, v.args[0]
     ix = t.shifted(where[op.axis], -op.before)
+    if _beyond(e, x, op.axis) == op.value:
+        return e.at(x, {**where, op.axis: ix})
     inside = e.between(ix, 0, x.size(op.axis) if op.after else max(ix.high + 1, x.size(op.axis)))
     return e.select(inside, lambda: _beside(e, x, where, op.axis, ix), lambda: literal(v, op.value))
+
+
+def _beyond(e: Evaluator, x: Value, axis: str) -> float | None:
+    """The number that x is beyond the ends of an axis as it is computed: of what is read there, which is 0."""
+    if x in e.buffers and x not in e.roots:
+        return 0.0 if axis in x.axes else None
+    match x.op:
+        case p.Constant(value=value) if not isinstance(value, complex):
+            return float(value)
+        case p.Rename(old=old, new=new):
+            return _beyond(e, x.args[0], old if axis == new else axis)
+        case p.Order() | p.Expand() | p.Cast() | p.Detach():
+            return _beyond(e, x.args[0], axis)
+        case p.Map(fn="exp" | "exp2"):
+            return 1.0 if _beyond(e, x.args[0], axis) == 0 else None
+        case p.Map(fn=fn) if fn in NUMBERS:
+            args = [n for a in x.args if (n := _beyond(e, a, axis)) is not None]
+            return NUMBERS[fn](*args) if len(args) == len(x.args) else None
+    return None
+
+
+NUMBERS: dict[str, Callable[..., float]] = {
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "mul": lambda x, y: x * y,
+    "neg": lambda x: -x,
+}
 
 
 def _beside(e: Evaluator, x: Value, where: Where, axis: str, ix: Index) -> Tile:

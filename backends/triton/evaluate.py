@@ -15,9 +15,11 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from backends.triton import tile as t
+from backends.triton.functions import FORMS
 from backends.triton.tile import Index, Tile, factor
 from backends.triton.writer import Writer
 from lowering import program as p
+from lowering.fused import fixed
 from lowering.program import Value
 
 Where: TypeAlias = Mapping[str, Index]
@@ -144,10 +146,37 @@ class Evaluator:
 
     # ------------------------------------------------------------------ memory
 
-    def load(self, v: Value, where: Where) -> Tile:
+    def factor(self, v: Value, where: Where) -> Tile:
+        """What `at` gives, as a factor of a product: of what is in memory, the part that masks leave is loaded alone.
+
+        A part that is chosen from a tile is held in registers until its last product. Where these suffice, one load
+        and many choices cost less.
+        """
+        made = None if self.w.repeats else self._part(v, where, ())
+        return self.at(v, where) if made is None else made
+
+    def _part(self, v: Value, where: Where, masks: tuple[Tile, ...]) -> Tile | None:
+        """v behind masks of numbers, 0 elsewhere, if it is in memory behind such masks alone."""
+        match v.op:
+            case p.Map(fn="where") if fixed(mask := v.args[0]) and v not in self.buffers:
+                kept, other = v.args[1:]
+                zero = [_zero(x) for x in (kept, other)]
+                if sum(zero) == 1:
+                    m = self.at(mask, where)
+                    m = self.w.map(FORMS["not"], m, kind="bool", hint="m") if zero[0] else m
+                    return self._part(other if zero[0] else kept, where, (*masks, m))
+            case p.Rename(old=old, new=new) if v not in self.buffers:
+                return self._part(v.args[0], {**where, old: where[new]}, masks)
+            case p.Order() if v not in self.buffers:
+                return self._part(v.args[0], where, masks)
+        here = masks and v in self.buffers and v not in self.roots and v not in self.bound
+        return self.load(v, where, masks) if here else None
+
+    def load(self, v: Value, where: Where, masks: tuple[Tile, ...] = ()) -> Tile:
+        """v from memory, where masks say so."""
         buffer = self.buffers[v]
         self.loaded[v] = None
-        offset, mask, dims, depth = self.place(buffer, where)
+        offset, mask, dims, depth = self.place(buffer, where, masks)
         address = f"p_{buffer.name}" + (f" + {offset}" if offset else "")
         text = f"tl.load({address}" + (f", mask={mask}, other=0)" if mask else ")")
         text += {"real": f".to({self.w.real})", "int": ".to(tl.int64)", "bool": " != 0"}[v.kind]
@@ -156,13 +185,15 @@ class Evaluator:
         with self.w.about(buffer.name):
             return self.w.let(hint, text, dims, depth=depth, kind=v.kind, clean=clean)
 
-    def place(self, buffer: Buffer, where: Where) -> tuple[str, str, tuple[t.Dim, ...], int]:
-        """(offset, mask, dimensions, depth) of a buffer's entries."""
+    def place(
+        self, buffer: Buffer, where: Where, also: tuple[Tile, ...] = ()
+    ) -> tuple[str, str, tuple[t.Dim, ...], int]:
+        """(offset, mask, dimensions, depth) of a buffer's entries; further masks."""
         v = buffer.value
         used = [(where[a], stride, n) for a, stride, n in zip(v.axes, buffer.strides, v.shape, strict=True)]
         dims = t.joint(*(ix.tile for ix, _, _ in used))
         terms: list[str] = []
-        masks: list[tuple[Tile, str]] = []
+        masks = [(x, factor(x.over(dims))) for x in also]
         for ix, stride, n in used:
             masks += [(x, f"({factor(x.over(dims))} {limit})") for x, limit in ix.conditions(n)]
             if ix.dims or (n > 1 and ix.text != "0"):
@@ -170,7 +201,7 @@ class Evaluator:
                 far = max(abs(ix.high), abs(ix.low)) * stride >= 1 << 31
                 text = f"{text}.to(tl.int64)" if far and ix.dims and ix.plain else text
                 terms.append(text if stride == 1 else f"{text} * {stride}")
-        depth = max((ix.tile.depth for ix, _, _ in used), default=0)
+        depth = max((x.depth for x in (*(ix.tile for ix, _, _ in used), *also)), default=0)
         return " + ".join(terms), _all(masks, dims), dims, depth
 
     def store(self, buffer: Buffer, x: Tile, where: Where) -> None:
@@ -311,7 +342,14 @@ def gathered(e: Evaluator, x: Tile, dim: t.Dim, by: int) -> Tile:
 
 def swapped(e: Evaluator, x: Tile, dim: t.Dim, m: int) -> Tile:
     """The halves of every block of 2m in each other's place."""
-    return _gathered(e, x, dim, f"{t.counting(dim).text} ^ {m}")
+    if dim not in x.dims or dim.size > 2:
+        return _gathered(e, x, dim, f"{t.counting(dim).text} ^ {m}")
+    i, last = x.dims.index(dim), len(x.dims) - 1
+    text = f"_exchanged({x.text})"
+    if i < last:
+        order, back = [*range(i), *range(i + 1, last + 1), i], [*range(i), last, *range(i, last)]
+        text = f"tl.permute(_exchanged(tl.permute({x.text}, {order})), {back})"
+    return e.w.let("b_moved", text, x.dims, depth=x.depth, kind=x.kind)
 
 
 def _gathered(e: Evaluator, x: Tile, dim: t.Dim, place: str) -> Tile:
@@ -345,6 +383,13 @@ def _all(conditions: list[tuple[Tile, str]], dims: tuple[t.Dim, ...]) -> str:
         return numbers or tiles
     everywhere = f"tl.full([{', '.join(str(d.size) for d in dims)}], True, tl.int1)"
     return f"tl.where({numbers}, {tiles or everywhere}, False)"
+
+
+def _zero(v: Value) -> bool:
+    """Whether v is 0 all over, as it is written."""
+    while isinstance(v.op, p.Expand | p.Cast):
+        v = v.args[0]
+    return isinstance(v.op, p.Constant) and v.op.value == 0
 
 
 def literal(v: Value, value: Any) -> Tile:

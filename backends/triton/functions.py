@@ -94,7 +94,7 @@ def _tanh(x):
 @triton.jit
 def _sin(x):
     if x.dtype == tl.float32:
-        return _turned(x, 0.0)
+        return _turned(x, 0)
     else:
         return tl.sin(x)
 """,
@@ -102,7 +102,7 @@ def _sin(x):
 @triton.jit
 def _cos(x):
     if x.dtype == tl.float32:
-        return _turned(x, 1.0)
+        return _turned(x, 1)
     else:
         return tl.cos(x)
 """,
@@ -112,8 +112,7 @@ def _turned(x, ahead):
     turns = x.to(tl.float64) * 0.6366197723675814  # quarters: the angle modulo a turn, exact to float32 below 2^30
     quarter = tl.floor(turns + 0.5)
     r = ((turns - quarter) * 1.5707963267948966).to(tl.float32)
-    q = quarter + ahead
-    q = (q - 4.0 * tl.floor(q * 0.25)).to(tl.int32)
+    q = (quarter - 4.0 * tl.floor(quarter * 0.25)).to(tl.int32) + ahead
     s = r * r
     sine = r * (1.0 + s * (-1 / 6 + s * (1 / 120 + s * (-1 / 5040 + s * (1 / 362880)))))
     cosine = 1.0 + s * (-1 / 2 + s * (1 / 24 + s * (-1 / 720 + s * (1 / 40320))))
@@ -166,6 +165,12 @@ def _floordiv(x, y):
         q = x // y
         return q - ((q * y != x) & ((x < 0) != (y < 0))).to(q.dtype)
 """,
+    "_exchanged": """
+@triton.jit
+def _exchanged(x):
+    first, second = tl.split(x)
+    return tl.join(second, first)
+""",
     "_larger": """
 @triton.jit
 def _larger(x, y):
@@ -187,9 +192,22 @@ def _affine(a, x, axis: tl.constexpr, reverse: tl.constexpr):
     _, h = tl.associative_scan((a, x), axis, _then, reverse=reverse)
     return h
 """,
+    "_then_pairs": """
+@triton.jit
+def _then_pairs(a_re, a_im, x_re, x_im, b_re, b_im, y_re, y_im):  # the later one is b, y
+    re, im = a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re
+    return re, im, x_re * b_re - x_im * b_im + y_re, x_re * b_im + x_im * b_re + y_im
+""",
+    "_affine_pairs": """
+@triton.jit
+def _affine_pairs(a_re, a_im, x_re, x_im, axis: tl.constexpr, reverse: tl.constexpr):
+    _, _, re, im = tl.associative_scan((a_re, a_im, x_re, x_im), axis, _then_pairs, reverse=reverse)
+    return re, im
+""",
 }
 CALLS = {
     "_affine": ("_then",),
+    "_affine_pairs": ("_then_pairs",),
     "_expm1": ("_exp",),
     "_sigmoid": ("_exp",),
     "_pow": ("_exp",),

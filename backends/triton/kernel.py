@@ -13,6 +13,7 @@ from backends.triton.evaluate import Buffer, Cut, Evaluator, hint
 from backends.triton.functions import HELPERS, needed
 from backends.triton.text import WIDTH, headed, signature, tidy
 from backends.triton.tile import Index, constant, scalar, word
+from backends.triton.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,13 @@ class Setting:
     limit: int = 145
     copies: int = 0
     folded: bool = True
+
+    def writer(self) -> Writer:
+        """What writes a kernel's lines. Where larger tiles have spilled, parts of tiles count as held.
+
+        A compiler computes equal expressions once, and holds them from the first to the last.
+        """
+        return Writer(self.real, self.dot, self.copies, repeats=self.limit >= SPILLED)
 
 
 SHAPES = (

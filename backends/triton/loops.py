@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 from backends.triton import tile as t
+from backends.triton.affine import Affine, affine_of
 from backends.triton.blocks import within
 from backends.triton.bounds import turns
 from backends.triton.ends import at_the_end, moved
-from backends.triton.evaluate import Buffer, Cut, Evaluator, Where, meaning, stripped
+from backends.triton.evaluate import Buffer, Cut, Evaluator, Where, computed, meaning, stripped
 from backends.triton.kernel import Grid, Kernel, Setting, assembled
 from backends.triton.products import whole
 from backends.triton.roots import Demands, demands, places
 from backends.triton.rules import RULES
 from backends.triton.sums import cumulated, fresh, looping, neutral_of, padded, running
 from backends.triton.tile import Dim, Index, Tile
-from backends.triton.writer import Writer
 from lowering import program as p
 from lowering.program import Program, Value
 
@@ -26,7 +27,7 @@ STEPS, LANES = 64, 32
 
 
 def _evaluator(setting: Setting, buffers: Mapping[Value, Buffer], roots: set[Value]) -> Evaluator:
-    e = Evaluator(Writer(setting.real, setting.dot, setting.copies), buffers, RULES, setting.block, setting.limit * 256)
+    e = Evaluator(setting.writer(), buffers, RULES, setting.block, setting.limit * 256)
     e.roots = roots
     return e
 
@@ -52,7 +53,7 @@ def affine(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: Se
     assert isinstance(op, p.AffineScan) or (isinstance(op, p.Cumulate) and op.fn == "sum")
     wanted = demands([v], buffers)
     if not wanted.tiles and not wanted.sums:
-        return _blocks(name, root, buffers, setting, title)
+        return _blocks(name, v, {0: root}, buffers, setting, title)
     e = _evaluator(setting, buffers, {v})
     grid = Grid()
     where = places(v, wanted, grid, setting.tile, skip=op.axis)
@@ -78,47 +79,118 @@ def affine(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: Se
     return assembled(name, e, grid, [root], title)
 
 
-def _blocks(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: Setting, title: str) -> Kernel:
-    """An affine scan or a cumulation of entries that are cheap to compute: tiles of STEPS × LANES, carried over."""
-    v = root.value
-    op = v.op
-    assert isinstance(op, p.AffineScan | p.Cumulate)
-    e = _evaluator(setting, buffers, {v})
+def pairs(
+    name: str, v: Value, roots: Mapping[int, Buffer], buffers: Mapping[Value, Buffer], setting: Setting, title: str
+) -> Kernel:
+    """A scan of pairs: the parts of its states that are stored, by number. What is summed for it lies in memory."""
+    for x in v.args:
+        wanted = demands([x], buffers)
+        if x not in buffers and (wanted.tiles or wanted.sums):
+            raise Cut(x, "is summed for a scan of pairs")
+    return _blocks(name, v, roots, buffers, setting, title)
+
+
+def _blocks(
+    name: str, v: Value, roots: Mapping[int, Buffer], buffers: Mapping[Value, Buffer], setting: Setting, title: str
+) -> Kernel:
+    """An affine scan or a cumulation of entries that are cheap to compute: tiles of STEPS × LANES, carried over.
+
+    What it cumulates along the same axis on the way is cumulated beside it, not read from memory.
+    """
+    op, of = v.op, affine_of(v)
+    like = next(iter(roots.values())).value
+    along = op if of is None else of
+    assert isinstance(along, p.Cumulate | Affine)
+    axis, reverse = along.axis, along.reverse
+    e = _evaluator(setting, buffers, {b.value for b in roots.values()})
     grid = Grid()
-    where = _lanes(v, op.axis, grid)
-    n = v.size(op.axis)
-    dim = fresh(t.word(op.axis), min(STEPS, padded(n, 2)), where)
+    where = _lanes(like, axis, grid)
+    n = like.size(axis)
+    dim = fresh(t.word(axis), min(STEPS, padded(n, 2)), where)
     lanes = tuple(sorted({d for ix in where.values() for d in ix.dims}))
     both = tuple(sorted((*lanes, dim)))
     count = -(-n // dim.size)
-    head, place = _step(e, f"{op.axis}_block", count, op.reverse)
-    carry = e.w.name("b_carry")
-    scan = isinstance(op, p.AffineScan)
-    start = "0" if scan else neutral_of(v)
-    e.w.assign(carry, f"tl.full([{_shape(lanes)}], {start}, {e.type_of(v)})", lanes)
+    head, place = _step(e, f"{axis}_block", count, reverse)
+    every = [*_before(v, buffers), v]
+    carries = {x: [e.w.name("b_carry") for _ in (of.inputs if of is not None else "1")] for x in every}
+    for x, names in carries.items():
+        start = "0" if of is not None else neutral_of(x)
+        for carry in names:
+            e.w.assign(carry, f"tl.full([{_shape(lanes)}], {start}, {e.type_of(like)})", lanes)
     with looping(e, head, count):
         ix = t.joined(place(), t.counting(dim), dim.size) if count > 1 else t.counting(dim)
-        here = {**where, op.axis: ix}
-        old = Tile(carry, lanes, v.kind, e.w.depth)
-        if isinstance(op, p.AffineScan):
-            a = whole(e, e.masked(e.at(v.args[0], here), ix, n, "1"), both)
-            x = whole(e, e.masked(e.at(v.args[1], here), ix, n), both)
-            e.w.do(
-                f"b_a, b_x = tl.associative_scan(({a.text}, {x.text}), {both.index(dim)}, _then, reverse={op.reverse})"
-            )
-            inner = [Tile(text, both, v.kind, e.w.depth) for text in ("b_x", "b_a")]
-            y = e.w.map("{} + {} * {}", *inner, old, kind=v.kind, hint="b_h")
-        else:
-            form = {"sum": "{} + {}", "prod": "{} * {}", "max": "tl.maximum({}, {})"}[op.fn]
-            y = e.w.map(form, running(e, v, cumulated(e, v, here, n), dim), old, kind=v.kind, hint="b_h")
-        y = whole(e, y, both)
-        e.store(root, y, here)
-        last = t.counting(dim).tile
-        edge = Tile(f"({last.text} == {0 if op.reverse else dim.size - 1})", (dim,), "bool")
-        kept = e.w.map("tl.where({}, {}, 0)", edge, y, kind=v.kind)
-        kept = whole(e, kept, both)
-        e.w.assign(carry, f"tl.sum({kept.text}, axis={both.index(dim)})", lanes)
-    return assembled(name, e, grid, [root], title)
+        here = {**where, axis: ix}
+        edge = Tile(f"({t.counting(dim).text} == {0 if reverse else dim.size - 1})", (dim,), "bool")
+        for x in every:
+            old = [Tile(carry, lanes, like.kind, e.w.depth) for carry in carries[x]]
+            if of is not None:
+                made = _after(e, of, here, old, both, both.index(dim))
+            else:
+                assert isinstance(x.op, p.Cumulate)
+                form = {"sum": "{} + {}", "prod": "{} * {}", "max": "tl.maximum({}, {})"}[x.op.fn]
+                run = running(e, x, cumulated(e, x, here, n), dim)
+                made = [e.w.map(form, run, *old, kind=x.kind, hint="b_h")]
+            made = [whole(e, y, both) for y in made]
+            if x is not v:
+                e.bound[x] = _here(x, made[0], here)
+            for i, b in roots.items() if x is v else ():
+                e.store(b, made[i], here)
+            for carry, y in zip(carries[x], made, strict=True):
+                kept = whole(e, e.w.map("tl.where({}, {}, 0)", edge, y, kind=like.kind), both)
+                e.w.assign(carry, f"tl.sum({kept.text}, axis={both.index(dim)})", lanes)
+    return assembled(name, e, grid, [*roots.values()], title)
+
+
+def _after(e: Evaluator, of: Affine, here: Where, old: Sequence[Tile], dims: tuple[Dim, ...], along: int) -> list[Tile]:
+    """The states of a block, in parts, after those that entered it."""
+    ix, n = here[of.axis], of.sizes[of.axis]
+    given = zip((*of.factors, *of.inputs), "10" if len(old) == 1 else "1000", strict=True)
+    tiles = [whole(e, e.masked(e.at(y, here), ix, n, beyond), dims) for y, beyond in given]
+    names, then = (("b_a", "b_x"), "_then") if len(old) == 1 else (RESULTS, "_then_pairs")
+    given_ = ", ".join(x.text for x in tiles)
+    e.w.do(f"{', '.join(names)} = tl.associative_scan(({given_}), {along}, {then}, reverse={of.reverse})")
+    inner = [Tile(text, dims, "real", e.w.depth) for text in names]
+    if len(old) == 1:
+        a, x = inner
+        return [e.w.map("{} + {} * {}", x, a, *old, hint="b_h")]
+    (re, im, x, y), (h, g) = inner, old
+    return [
+        e.w.map("{} + {} * {} - {} * {}", x, re, h, im, g, hint="b_h"),
+        e.w.map("{} + {} * {} + {} * {}", y, re, g, im, h, hint="b_h"),
+    ]
+
+
+RESULTS = ("b_a", "b_a_im", "b_x", "b_x_im")
+"""factors and states of a scan of pairs in a block that starts from 0"""
+
+
+def _before(v: Value, buffers: Mapping[Value, Buffer]) -> list[Value]:
+    """What is cumulated in the same direction along the same axis on the way to v's argument, entry by entry."""
+    found: dict[Value, None] = {}
+
+    def visit(x: Value) -> None:
+        alike = isinstance(x.op, p.Cumulate) and isinstance(v.op, p.Cumulate) and {*x.axes} == {*v.axes}
+        beside = alike and (x.op.axis, x.op.reverse) == (v.op.axis, v.op.reverse)  # type: ignore[union-attr]
+        if x not in found and (beside or (x not in buffers and isinstance(x.op, p.Map | p.Cast | p.Order | p.Expand))):
+            for a in x.args:
+                visit(a)
+            if beside and not x.op.exclusive:  # type: ignore[union-attr]
+                found[x] = None
+
+    for a in v.args if isinstance(v.op, p.Cumulate) else ():
+        visit(a)
+    return [*found]
+
+
+def _here(v: Value, made: Tile, here: Where) -> Callable[[Where], Tile]:
+    """What is computed block by block, where it is asked for at the block's own places."""
+
+    def read(asked: Where) -> Tile:
+        if any(asked[a] != here[a] for a in v.axes):
+            raise Cut(v, "is cumulated block by block, and read at other places")
+        return made
+
+    return read
 
 
 def _lanes(v: Value, axis: str, grid: Grid) -> dict[str, Index]:
@@ -148,12 +220,15 @@ def _lanes(v: Value, axis: str, grid: Grid) -> dict[str, Index]:
 def cumulate(name: str, root: Buffer, buffers: Mapping[Value, Buffer], setting: Setting, title: str) -> Kernel:
     """A cumulation along a long axis, or of tiles."""
     v = root.value
-    wanted = Demands() if v.args[0] in buffers else demands([v.args[0]], buffers)
+    before = _before(v, buffers)
+    known = {**buffers, **{x: Buffer("", x) for x in before}}
+    asked = [a for x in (v, *before) for a in x.args if a not in known]
+    wanted = demands(asked, known) if asked else Demands()
     if wanted.tiles or wanted.sums:
         if isinstance(v.op, p.Cumulate) and v.op.fn == "sum" and v.kind == "real" and v.op.axis not in wanted.tiles:
             return affine(name, root, buffers, setting, title)
         raise Cut(v.args[0], "is cumulated along a long axis")
-    return _blocks(name, root, buffers, setting, title)
+    return _blocks(name, v, {0: root}, buffers, setting, title)
 
 
 def scan(
@@ -198,14 +273,25 @@ def scan(
                 e.bound[x] = _carried(x, Tile(f"S{i}", dims[i], x.kind, e.w.depth), where)
             else:
                 e.bound[x] = _passed(e, v.args[i], op, i < op.carries + op.steps, here)
-        made = [e.at(y, where) for y in body.outputs]
+        made: dict[int, Tile] = {}
+
+        def renewed(i: int) -> None:
+            """The state that the step leaves, under a name of its own."""
+            made[i] = e.at(body.outputs[i], where)
+            with e.w.about(f"new_{nouns[i][0]}", nouns[i][1]):
+                new = whole(e, e.typed(made[i], made[i]), dims[i])
+                made[i] = e.w.let(f"S{i}_new", new.text, dims[i], depth=e.w.depth, kind=new.kind)
+
+        early = [i for i in range(op.carries) if _summed(op, i)]
+        for i in early:
+            renewed(i)
+        made |= {i: e.at(y, where) for i, y in enumerate(body.outputs) if i not in early}
         for i, b in roots.items():
             if i >= op.carries:
                 e.store(b, made[i], _moved(b, {**where, op.axis: here}))
         for i in range(op.carries):
-            with e.w.about(f"new_{nouns[i][0]}", nouns[i][1]):
-                new = whole(e, e.typed(made[i], made[i]), dims[i])
-                made[i] = e.w.let(f"S{i}_new", new.text, dims[i], depth=e.w.depth, kind=new.kind)
+            if i not in early:
+                renewed(i)
         for i in range(op.carries):
             with e.w.about(*nouns[i]):
                 e.w.assign(f"S{i}", made[i].text, dims[i])
@@ -219,6 +305,15 @@ def scan(
         there = moved(b.value, where)
         e.store(b, e.at(b.value, there), there)
     return assembled(name, e, grid, [*roots.values(), *ends], title)
+
+
+def _summed(op: p.Scan, i: int) -> bool:
+    """Whether a state is a sum of less than another state has, which waits for none: what is summed is free then."""
+    carries, y = op.body.inputs[: op.carries], stripped(op.body.outputs[i])
+    least = prod(carries[i].shape) < max(prod(x.shape) for x in carries)
+    if not least or not isinstance(y.op, p.Map) or y.op.fn != "add" or carries[i] not in y.args:
+        return False
+    return all(x is carries[i] or {*computed(x, {})}.isdisjoint(carries) for x in y.args)
 
 
 def placed(program: Program) -> dict[Value, Value]:
@@ -278,7 +373,7 @@ def _within(op: p.Scan, v: Value, buffers: Mapping[Value, Buffer]) -> Demands:
     for a in summed:
         found.tiles[a] = 3
         found.whole.add(a)
-    if any(isinstance(x.op, p.AffineScan) for x in op.body.order):
+    if any(affine_of(x) is not None for x in op.body.order):
         for a in within(op.body.inputs[0]):
             found.tiles[a] = 3
             found.whole.add(a)

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
+from backends.triton.affine import affine_of
 from backends.triton.products import LEAST
 from lowering import program as p
 from lowering.program import Program, Value
@@ -102,6 +103,8 @@ class Uses:
                 return None if fn != "sum" else [] if _many(reader) else [reader]
             case p.AffineScan():
                 return None if x is reader.args[0] else [reader]
+            case p.Region() if (of := affine_of(reader)) is not None:
+                return None if x in of.factors else self.readers[reader]
             case p.Scan(carries=carries):
                 inputs = [y for y, a in zip(reader.op.body.inputs, reader.args, strict=True) if a is x]
                 return None if any(a is x for a in reader.args[:carries]) else inputs

@@ -9,17 +9,19 @@ suffice, and others are launched side by side.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, TypeAlias
 
 from backends.triton import loops, roots
+from backends.triton.affine import affine_of
 from backends.triton.beside import loops_along, side_by_side
-from backends.triton.chains import APART, bare, overlong, repeated
+from backends.triton.chains import APART, bare, overlong, repeated, unmasked
 from backends.triton.ends import at_the_end, loop_of
 from backends.triton.evaluate import Buffer, Cut, computed, hint, meaning, reached, stripped
-from backends.triton.kernel import LIMITS, Kernel, Setting, fitting, shapes
+from backends.triton.factors import between, condenses, drive, factor, multiplies
+from backends.triton.kernel import LIMITS, SPILLED, Kernel, Setting, fitting, shapes
 from backends.triton.prepared import prepared
 from backends.triton.roots import demands
 from backends.triton.stages import apart
@@ -40,13 +42,22 @@ def plan(program: Program, setting: Setting, prefix: str = "", learnt: Learnt | 
 
     learnt   of earlier plans of the same program object; the kernels that are written now are added
     """
+    return lightest(plans(program, setting, prefix, Learnt() if learnt is None else learnt))
+
+
+def lightest(made: Sequence[Plan]) -> Plan:
+    """That whose tiles take the fewest of the registers that they may take."""
+    return min(made, key=lambda x: max((k.held / (k.setting.limit * k.warps) for k in x.kernels()), default=0.0))
+
+
+def plans(program: Program, setting: Setting, prefix: str, learnt: Learnt) -> list[Plan]:
+    """Plans of the ways to prepare a program, the best first, up to one whose tiles fit into registers."""
     made = []
-    learnt = Learnt() if learnt is None else learnt
     for one in prepared(program, setting.real == "tl.float32", setting.folded, learnt.stored):
         made.append(_Partition(one, setting, prefix, learnt).plan())
         if all(k.fits for k in made[-1].kernels()):
             break
-    return min(made, key=lambda x: max((k.held / (k.setting.limit * k.warps) for k in x.kernels()), default=0.0))
+    return made
 
 
 @dataclass
@@ -62,6 +73,10 @@ class _Partition:
     """what was computed in place by the steps that were made: they are made again if it is in memory by now"""
     apart: set[Value] = field(default_factory=set)
     """what a loop's program cannot compute at its end"""
+    summed: set[Value] = field(default_factory=set)
+    """cumulated sums of what is in memory because their own loop found no registers for it"""
+    halved: dict[Value, set[int]] = field(default_factory=dict)
+    """the products on the way to a value, before each sum that takes half of them is put in memory"""
 
     def plan(self) -> Plan:
         for v in self.program.inputs:
@@ -99,7 +114,7 @@ class _Partition:
             for v in missing:
                 if (maker := self.producer(v)) not in self.made:
                     try:
-                        if self.ending(v):
+                        if self.ending(v) or self.late(v):
                             continue
                         self.made[maker] = self.step(v)
                         self.inside_of[maker] = {x for a in maker.args for x in computed(a, self.buffers)}
@@ -166,24 +181,25 @@ class _Partition:
             return Call(buffer)
         if isinstance(self.producer(v).op, p.Scan):
             return self.loop(self.producer(v), name)
+        if isinstance(self.producer(v).op, p.Region):
+            return self.pairs(self.producer(v), name)
         if isinstance(op, p.AffineScan):
             return self.alone(v, lambda s: loops.affine(name, buffer, {**rest, v: buffer}, s, title))
-        if isinstance(op, p.Cumulate) and (v.size(op.axis) > WHOLE or demands(v.args, self.buffers).tiles):
+        if isinstance(op, p.Cumulate) and (v.size(op.axis) > WHOLE or self.apiece(v)):
             return self.alone(v, lambda s: loops.cumulate(name, buffer, {**rest, v: buffer}, s, title))
         if (x := overlong(v, rest, self.entries(v))) is not None:
             raise Cut(x, "is a factor of a chain of products that is longer than a tile")
         try:
             made = self.launch(self.plain(name, [buffer], title), v)
-            x = self.repeated(v, made.kernel)
-            if x is not None and (not made.kernel.fits or self.products(x) >= DEEP):
-                raise Cut(bare(x), "is computed again by every program along an axis that it lacks")
+            if (x := self.repeated(v, made.kernel)) is not None:
+                raise Cut(x, "is computed again by every program along an axis that it lacks")
             x = self.same(v) if made.kernel.crowded(CROWDED) else None
-            if x is None and made.kernel.crowded(HALVED):
+            if x is None and (made.kernel.crowded(HALVED) or self.whole(v)):
                 x = self.middle(v)
             if x is not None:
                 raise Cut(x, "takes too many registers with what is computed of it")
             far = made.kernel.crowded(FAR) or roots.too_whole(v, rest, self.setting.tile)
-            if far and (x := self.between(v)) is not None:
+            if far and (x := between(v, rest)) is not None:
                 raise Cut(x, "is a factor of what takes far more registers than there are")
             return made
         except Cut as cut:
@@ -194,10 +210,24 @@ class _Partition:
                 return self.launch(lambda s: loops.cumulate(name, buffer, {**rest, v: buffer}, s, title), v)
             raise
 
+    def apiece(self, v: Value) -> bool:
+        """Whether what is cumulated wants tiles, but none of the whole axis."""
+        wanted = demands(v.args, self.buffers)
+        assert isinstance(v.op, p.Cumulate)
+        return bool(wanted.tiles) and v.op.axis not in wanted.tiles
+
     def repeated(self, v: Value, kernel: Kernel) -> Value | None:
-        """What a kernel of v computes by products of matrices though it lacks an axis that the programs lie along."""
-        known = self.rest(v)
-        return next((u for u in repeated(v, dict(kernel.grid), known) if _multiplies(u, known)), None)
+        """What a kernel of v computes by products of matrices though it lacks an axis that the programs lie along.
+
+        Little of it is computed again, and by few programs, unless tiles are narrow because larger ones have spilled.
+        """
+        known, narrow = self.rest(v), kernel.setting.limit < SPILLED
+        for u, times, single in repeated(v, dict(kernel.grid), known):
+            if multiplies(u, known):
+                deep = single and (not kernel.fits or self.products(u) >= DEEP)
+                if deep or (narrow and times >= OFTEN and prod(u.shape) <= prod(v.shape)):
+                    return unmasked(u)
+        return None
 
     def same(self, v: Value) -> Value | None:
         """Another result before it is renamed, computed again on the way to v: it gets into memory as it is."""
@@ -210,6 +240,13 @@ class _Partition:
                 if same:
                     return max(same, key=own.index)
         return None
+
+    def whole(self, v: Value) -> bool:
+        """Whether the products on the way to v have not been halved as often as they are to be."""
+        before = self.halved.setdefault(v, set())
+        if (count := self.products(v)) not in before and len(before) < self.learnt.halved[v]:
+            before.add(count)
+        return count in before
 
     def middle(self, v: Value) -> Value | None:
         """A sum that takes about half of the products on the way to v."""
@@ -241,32 +278,7 @@ class _Partition:
         made = (x for x in computed(v, self.buffers) if isinstance(x.op, p.Map) and x.op.fn in LONG and x.axes)
         fixed = v in scan.args[scan.op.carries + scan.op.steps :] and len(v.axes) > 1
         often = again >= AGAIN or (fixed and scan.op.length >= TURNS)
-        return often and any(made) and not _multiplies(v, self.buffers)
-
-    def condenses(self, v: Value) -> bool:
-        """Whether v is made by products of what takes at least four times the room of v."""
-        made = [*computed(v, self.buffers)]
-        read = {a for x in made for a in x.args if a in self.buffers}
-        return any(isinstance(x.op, p.Contract) for x in made) and sum(prod(x.shape) for x in read) >= 4 * prod(v.shape)
-
-    def factor(self, v: Value) -> Value:
-        """A factor of a product on the way to v that is made of one itself and has fewer entries than v; else v."""
-        known = self.rest(v)
-        inside = (y for y in computed(v, known) if isinstance(y.op, p.Contract))
-        made = (u for y in inside for u in y.args if u not in known and _multiplies(u, known))
-        return min((v, *(bare(u) for u in made)), key=lambda u: prod(u.shape))
-
-    def between(self, v: Value) -> Value | None:
-        """A factor of a product on the way to v that is made of products itself, but of none with such a factor."""
-        known = self.rest(v)
-        found: Value | None = None
-        deeper: Value | None = v
-        while deeper is not None:
-            inside = (y for y in computed(deeper, known) if isinstance(y.op, p.Contract))
-            made = (u for y in inside for u in y.args if u not in known and _multiplies(u, known))
-            deeper = next((u for u in made if u is not deeper), None)
-            found = deeper or found
-        return found
+        return often and any(made) and not multiplies(v, self.buffers)
 
     def launch(self, write: Write, *stored: Value) -> Launch:
         return Launch(fitting(write, shapes(replace(self.setting, limit=self.limit(stored)))))
@@ -274,10 +286,32 @@ class _Partition:
     def alone(self, v: Value, write: Write) -> Launch:
         """A loop along the axis of v; small sums of products that it finds no registers for are in memory before."""
         made = self.launch(write, v)
-        small = [] if made.kernel.fits else [a for a in v.args if a not in self.buffers and self.condenses(a)]
+        small = [] if made.kernel.fits else [a for a in v.args if a not in self.buffers and condenses(a, self.buffers)]
         if small:
+            if isinstance(v.op, p.Cumulate):
+                self.summed.add(v)
             raise Cut(bare(small[0]), "is made by products that a loop finds no registers for")
         return made
+
+    def late(self, v: Value) -> bool:
+        """Whether v, cumulated sums of little that is in memory, is summed by what reads it from now on."""
+        if v not in self.summed or v in self.program.outputs:
+            return False
+        self.summed.remove(v)  # once: it may have to be in memory after all
+        assert isinstance(v.op, p.Cumulate)
+        n = v.size(v.op.axis)
+        if n > WHOLE or n * prod(v.shape) > MUCH * max(prod(x.shape) for x in self.program.outputs):
+            return False
+        del self.buffers[v]
+        self.made = {x: s for x, s in self.made.items() if v not in reads(s)}
+        return True
+
+    def pairs(self, scan: Value, name: str) -> Launch:
+        """A scan of pairs: the parts of its states that are read."""
+        picked = self.picked(scan)
+        title = f"{', '.join(b.name for b in picked.values())}: {_about(scan)}."
+        stored = (b.value for b in picked.values())
+        return self.launch(lambda s: loops.pairs(name, scan, picked, self.buffers, s, title), *stored)
 
     def plain(self, name: str, stored: Sequence[Buffer], title: str) -> Write:
         """A kernel that stores some values of one grid, for a setting."""
@@ -332,12 +366,13 @@ class _Partition:
     def loop(self, scan: Value, name: str) -> Step:
         """A loop as one kernel, or from outside where its body does not fit into one."""
         assert isinstance(scan.op, p.Scan)
-        for x in scan.args:
+        blocks = any(affine_of(x) is not None for x in scan.op.body.order)
+        for x in scan.args:  # what a step does not wait for is computed for all at once
             if (y := stripped(x)) not in self.buffers and (loop_of(y, self.buffers) or self.dear(x, scan)):
                 self.between_kernels(y)
-            if x not in self.buffers and ((count := self.products(x)) > 1 or self.condenses(x)):
-                kept = self.factor(x) if count == 2 else x  # what a step does not wait for is computed for all at once
-                self.between_kernels(kept)
+            if x not in self.buffers and ((count := self.products(x)) > 1 or condenses(x, self.buffers)):
+                pick = drive if blocks else factor if count == 2 else None
+                self.between_kernels(x if pick is None else pick(x, self.buffers))
         picked = self.picked(scan)
         for b in self.ends(scan):
             if loop_of(b.value, self.buffers) is None:  # by now it waits for what waits for the loop
@@ -437,16 +472,16 @@ class _Partition:
         return Launch(kernel) if kernel.fits or not second.kernel.fits else None
 
 
-def _multiplies(v: Value, known: Mapping[Value, Buffer]) -> bool:
-    return any(isinstance(x.op, p.Contract) for x in computed(v, known))
-
-
 CROWDED, HALVED = 1.25, 2.5
 """what tiles may take of the registers that they may take, before something is put in memory instead; and before that
 is half of a result
 """
 LONG, AGAIN, TURNS = ("sin", "cos"), 1 << 10, 16
 """functions that loops read the values of, where so many rows, or turns, would compute them again"""
+MUCH = 2
+"""times the entries of the largest result that sums may read where they are read, instead of being in memory"""
+OFTEN = 4
+"""programs of narrow tiles that compute the same products, from which on these are in memory instead"""
 DEEP = 4
 """products on the way to a value that programs do not compute again, however few their registers"""
 

@@ -72,7 +72,7 @@ class Powers:
     def _takes(self, v: Value, picks: Sequence[Value]) -> Sequence[int]:
         """Which arguments of v may come times log₂ e."""
         if isinstance(v.op, p.Pick):
-            return (0,)
+            return (0,) if isinstance(v.args[0].op, p.Scan) else ()
         if isinstance(v.op, p.Scan):
             body, out = self._loop(v.op, {x.op.index: x in self.only for x in picks if isinstance(x.op, p.Pick)})
             self.loops[v] = body, out

@@ -7,6 +7,7 @@ from functools import lru_cache
 from backends.triton.carried import carried
 from backends.triton.fission import fissioned
 from backends.triton.inverses import inverted
+from backends.triton.pairs import paired
 from backends.triton.powers import powers
 from backends.triton.scales import unscaled
 from backends.triton.sinking import sunk
@@ -23,7 +24,7 @@ def prepared(program: Program, single: bool, folded: bool, stored: bool) -> tupl
     single   whether precision is, where a device's exponential is a power of 2     folded   see Setting
     stored   see Learnt
     """
-    plain = fissioned(inverted(unscaled(program), WHOLE))
+    plain = fissioned(inverted(unscaled(paired(program)), WHOLE))
     ways = (plain,) if stored else (carried(plain), plain)
     made = [swept(x, entries) for x in dict.fromkeys(ways) for entries in ENTRIES]
     late = [staged(x if stored else sunk(x)) for x in dict.fromkeys(made)]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from backends.triton.complexes import COMPLEX, Number, Pair, contract, mul, neg
+from backends.triton.affine import in_steps, pairs
+from backends.triton.complexes import COMPLEX, Number, Pair, contract, mul, neg, zero
 from backends.uniform import argument_kinds
 from lowering import program as p
 from lowering.build import Builder
@@ -209,18 +210,21 @@ def _paired(b: Builder, v: Value, pairs: list[Number], args: list[Number]) -> Nu
 
 
 def _affine(b: Builder, v: Value, op: p.AffineScan, a: Pair, x: Pair) -> Pair:
-    """h_i = a_i h_{i−1} + x_i as a loop over pairs."""
-    rest = {n: m for n, m in v.sizes.items() if n != op.axis}
+    """h_i = a_i h_{i−1} + x_i: along time a scan of pairs, from chunk to chunk a loop that its reads may sink into."""
+    if op.axis.startswith("_"):
+        return in_steps(b, a, x, op.axis, op.reverse, v.sizes)
+    full = [y if zero(y) else b.expand(y, {op.axis: v.size(op.axis)}) for y in (*a.values, *x.values)]
+    made = pairs(b, Pair(full[0], _inward(b, full[1])), Pair(*full[2:]), op.axis, op.reverse)
+    return Pair(*(y if zero(y) else b.order(b.expand(y, v.sizes), v.axes) for y in made.values))
 
-    def body(k: Builder, c: list[Value], s: list[Value], _: list[Value]) -> tuple[list[Value], list[Value]]:
-        h = mul(k, Pair(s[0], s[1]), Pair(c[0], c[1]))
-        new = [k.order(k.expand(k.add(y, z), rest), tuple(rest)) for y, z in zip(h.values, s[2:], strict=True)]
-        return new, new
 
-    start = b.full(0.0, rest)
-    steps = [b.expand(y, {op.axis: v.size(op.axis)}) for y in (*a.values, *x.values)]
-    _, made = b.scan(op.axis, body, [start, start], steps, reverse=op.reverse)
-    return Pair(*(b.order(y, v.axes) for y in made))
+def _inward(b: Builder, x: Value) -> Value:
+    """x with a sign where it is made: so a conjugate that is the same at every step is seen to be."""
+    if not isinstance(x.op, p.Map) or x.op.fn != "neg":
+        return x
+    y = x.args[0]
+    moved = isinstance(y.op, p.Expand | p.Slice) or (isinstance(y.op, p.Pad) and y.op.value == 0)
+    return b.again(y, [_inward(b, neg(b, y.args[0]))]) if moved else x
 
 
 def _products(b: Builder, v: Value, op: p.Cumulate, x: Pair) -> Pair:

@@ -13,7 +13,6 @@ from backends.triton.products import LEAST
 from backends.triton.rules import RULES
 from backends.triton.sums import BLOCK, WHOLE, padded
 from backends.triton.tile import Dim, Index
-from backends.triton.writer import Writer
 from lowering import program as p
 from lowering.program import Value
 
@@ -34,7 +33,8 @@ class Demands:
     parts    a tile's axis -> the two that it is split into
     summed   those that products of matrices sum over: where both parts of an axis are, all of it should be a tile
     again    what is summed over, under its own name: programs that share such an axis compute the same again
-    inside   axes of what products of matrices read or give, by any name: along others, programs would repeat them
+    inside   axes of what products of matrices read or give, or without any, of what is cumulated, by any name: along
+             others, programs would repeat them
     rows     the axis that comes first in tiles
     """
 
@@ -63,7 +63,7 @@ class Demands:
         todo = list(self.blocks)
         while todo:
             a = todo.pop()
-            for name in sorted(self.names.get(a, set()) - self.blocks.keys()):
+            for name in sorted(self.names.get(a, set()) - {*self.blocks, *self.blocks[a][:2]}):  # no part of itself
                 self.blocks[name] = self.blocks[a]
                 todo.append(name)
         todo = list(self.tiles)
@@ -104,6 +104,8 @@ def demands(values: Sequence[Value], buffers: Mapping[Value, Buffer]) -> Demands
         found.again |= set(v.op.over) if isinstance(v.op, p.Contract) else set()
     for v in order:
         _demand(found, v)
+    if not found.inside:
+        found.inside = {a for v in order if isinstance(v.op, p.Cumulate) and v.size(v.op.axis) <= WHOLE for a in v.axes}
     found.spread()
     return found
 
@@ -311,7 +313,7 @@ def _flat(v: Value, axes: list[str], grid: Grid, most: int) -> dict[str, Index]:
 
 def plain(name: str, roots: Sequence[Buffer], buffers: Mapping[Value, Buffer], setting: Setting, title: str) -> Kernel:
     """One kernel that stores all `roots`; Mismatch if their grids are not the same."""
-    e = Evaluator(Writer(setting.real, setting.dot, setting.copies), buffers, RULES, setting.block, setting.limit * 256)
+    e = Evaluator(setting.writer(), buffers, RULES, setting.block, setting.limit * 256)
     e.roots = {b.value for b in roots}
     grid = Grid()
     each = {b: demands([b.value], buffers) for b in roots}

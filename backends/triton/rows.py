@@ -87,7 +87,10 @@ class Rows:
                 with i.named(v.label):
                     args = [self._again(i, a, known, columns) for a in v.args]
                     if kept is not None:
-                        args = [i.where(kept, a, 0.0) if self.axis in a.axes else a for a in args]
+                        args = [
+                            x if self.axis not in x.axes or _given(a) else i.where(kept, x, 0.0)
+                            for a, x in zip(v.args, args, strict=True)
+                        ]
                     made.append(i.add(total, i.order(i.expand(_on(i, v, args), sizes[v]), total.axes)))
             return made, []
 
@@ -117,7 +120,7 @@ class Rows:
         """A value in blocks of rows, if it has rows."""
         if self.axis not in x.axes:
             return x
-        x = b.pad(x, self.axis, 0, -x.size(self.axis) % ROWS, False if x.kind == "bool" else 0)
+        x = b.longer(x, self.axis, -x.size(self.axis) % ROWS)
         return b.split(x, self.axis, along, self.axis, ROWS)
 
     def _again(self, b: Builder, v: Value, known: dict[Value, Value], columns: Mapping[str, int]) -> Value:
@@ -129,6 +132,13 @@ class Rows:
                     b, v, args, v.sizes | {a: n for a, n in {**columns, self.axis: ROWS}.items() if a in v.axes}
                 )
         return known[v]
+
+
+def _given(x: Value) -> bool:
+    """Whether a value is an input of real numbers: of blocks, what fills up the last one is 0."""
+    while isinstance(x.op, p.Order | p.Expand | p.Detach):
+        x = x.args[0]
+    return isinstance(x.op, p.Input) and x.kind == "real"
 
 
 def _split(x: Value, outer: str) -> tuple[Value, p.Split] | None:

@@ -3,12 +3,14 @@
 The estimate of `schedule.pressure` knows tiles; addresses, layouts and the compiler's own order are not in it. So the
 kernels of a plan are compiled as they would be launched, in processes of their own. What those kernels store that
 spill, or that take more shared memory than a program has, is compiled with loads that are not pipelined and with other
-numbers of warps, and with exponents that are multiplied late, which costs no launch; what still spills is planned again
-with a lower limit of registers, and so it goes on: of kernels side by side, for those that spill by themselves. Where
-that changes nothing, states are read by other kernels than the loops that carry them, what one kernel stores is stored
-by several, and the largest of kernels that spill side by side alone is launched by itself. Of all plans that were tried
-the one with the least spilled is taken, of those the one with the fewest launches, then the fewest bytes. Nothing is
-run, nothing hangs on times, and the plan is kept on disk, so that this is done once.
+numbers of warps, and with exponents that are multiplied late or fewer copies of factors, which costs no launch; what
+still spills is planned again with a lower limit of registers, and so it goes on: of kernels side by side, for those
+that spill by themselves. Where that changes nothing, states are read by other kernels than the loops that carry them,
+what one kernel stores is stored by several or its products are shared among several, and the largest of kernels that
+spill side by side alone is launched by itself. A plan with fewer launches whose tiles seem to take more registers than
+there are, but not many, is tried first. Of all plans that were tried the one with the least spilled is taken, of those
+the one with the fewest launches, then the fewest bytes. Nothing is run, nothing hangs on times, and the plan is kept on
+disk, so that this is done once.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ from backends.triton.devices import DEVICES, triton_of
 from backends.triton.evaluate import Buffer
 from backends.triton.kernel import LAST, Kernel, Setting
 from backends.triton.known import installed, sound
-from backends.triton.partition import plan
+from backends.triton.partition import lightest, plan, plans
 from backends.triton.steps import Call, Launch, Learnt, Plan, Repeat, Step
 from lowering import program as p
-from lowering.program import Program
+from lowering.program import Program, Value
 
 TYPES = {
     torch.float64: "*fp64",
@@ -59,8 +61,17 @@ TRIES, TURNS = 14, 24
 LESS, LEAST, MUCH = 0.85, 0.7, 1024
 """of a limit, the next one, and the next one where so many bytes are spilled; what a new cut brings begins there"""
 
+NEARLY = 2.0
+"""times the registers that there are up to which tiles of a plan with fewer launches may be estimated"""
+
 SOME = 256
-"""bytes spilled up to which the next limit is just below what the kernel holds"""
+"""bytes spilled up to which the next limit is just below what the kernel holds, and fewer warps may be to hold
+twice `MOST`
+"""
+MANY, SEVERAL, HALVED = 16, 4, 3
+"""products that are shared among two kernels, rather than results, each of which would take most of them; so many are
+where the limit cannot fall; and how often they are
+"""
 
 Types = Callable[[Plan], Callable[[Buffer], torch.dtype]]
 """the dtypes that a plan's arrays have in memory"""
@@ -71,29 +82,79 @@ def settled(program: Program, setting: Setting, target: str, types: Types, *, li
 
     limit   seconds that one kernel may be compiled for
     """
-    learnt, lanes = Learnt(), _lanes(target)
-    seen: set[str] = set()
     spilled = _Spilled(target, limit)
-    tried: list[tuple[tuple[int, int, int], Plan]] = []
+    tried, last = _tried(program, setting, spilled, types)
+    made = min(tried)
+    if made.spilled and any("tl.exp2(" in k.text for k in made.plan.kernels()):
+        tried, _ = _tried(program, replace(last, folded=not last.folded), spilled, types, other=False)
+        made = min(made, *tried)
+    return made.plan
+
+
+@dataclass(order=True)
+class _Tried:
+    """A plan with what it is judged by: bytes spilled; launches and calls; bytes that are passed to them."""
+
+    spilled: int
+    passed: tuple[int, int]
+    plan: Plan = field(compare=False)
+
+
+def _tried(
+    program: Program, setting: Setting, spilled: _Spilled, types: Types, *, other: bool = True
+) -> tuple[list[_Tried], Setting]:
+    """Plans, each made after what the one before spilled; the setting that they were made with.
+
+    other   whether it may be another than the given one
+    """
+    learnt, lanes = Learnt(), _lanes(spilled.target)
+    seen: set[str | frozenset[Value]] = set()
+    tried: list[_Tried] = []
+    spilled.asked = 0
     for turn in range(TURNS):
         fresh = int(setting.limit * (1.0, LESS, LESS, LEAST)[min(turn, 3)])
         first = plan(program, replace(setting, limit=fresh), learnt=learnt)
         made, bad = spilled.fewest(first, types(first))
-        if turn == 0 and any("tl.exp2(" in k.text for k in bad):  # exponents multiplied later take other registers
-            late, other = replace(setting, folded=False), Learnt()
-            second = plan(program, replace(late, limit=fresh), learnt=other)
+        if turn == 0 and (closer := _closer(program, replace(setting, limit=fresh), learnt)) is not None:
+            instead, left = spilled.fewest(closer, types(closer))
+            if not left:
+                made, bad = instead, left
+        for way in _instead(setting, bad) if turn == 0 and other else ():
+            own = Learnt()
+            second = plan(program, replace(way, limit=fresh), learnt=own)
             instead, left = spilled.fewest(second, types(second))
-            if sum(left.values()) < sum(bad.values()):
-                made, bad, setting, learnt = instead, left, late, other
-        tried.append(((sum(bad.values()), *_passed(made, types(made))), made))
+            if not left or (way.copies == setting.copies and sum(left.values()) < sum(bad.values())):
+                made, bad, setting, learnt = instead, left, way, own
+            if not bad:
+                break
+        tried.append(_Tried(sum(bad.values()), _passed(made, types(made)), made))
         before = learnt.copy()
         for kernel in made.kernels():
             parts = spilled.parts(kernel, bad[kernel], types(made)) if kernel in bad else {}
-            _learn(learnt, kernel, parts, fresh, kernel.warps * lanes, stuck=kernel.text in seen)
+            crowd = [frozenset(b.value for b in kernel.writes)] if kernel.parts and kernel in parts else []
+            stuck = not seen.isdisjoint((kernel.text, *crowd))
+            _learn(learnt, kernel, parts, fresh, kernel.warps * lanes, stuck=stuck)
+            seen.update(crowd)
         seen |= {k.text for k in bad}
         if not bad or learnt == before or spilled.asked >= TRIES:
             break
-    return min(tried, key=lambda x: x[0])[1]
+    return tried, setting
+
+
+def _instead(setting: Setting, spilled: Mapping[Kernel, int]) -> Iterator[Setting]:
+    """What else to begin with: exponents that are multiplied later take other registers, and factors may take fewer."""
+    if any("tl.exp2(" in k.text for k in spilled):
+        yield replace(setting, folded=False)
+    if setting.copies > 1 and any("tl.dot(" in k.text for k in spilled):
+        yield replace(setting, copies=setting.copies - 1)
+
+
+def _closer(program: Program, setting: Setting, learnt: Learnt) -> Plan | None:
+    """The plan with the program prepared in the best way, where one with lighter tiles takes more launches."""
+    made = plans(program, setting, "", learnt)
+    best = made[0]
+    fewer = sum(n for _, n in launched(best)) < sum(n for _, n in launched(lightest(made)))
+    return best if fewer and not any(k.crowded(NEARLY) for k in best.kernels()) else None
 
 
 def _learn(
@@ -103,7 +164,7 @@ def _learn(
 
     spilled   the kernel or those of its parts that are to take fewer registers, with the bytes that they spilled
     fresh     the limit of what has none yet        threads   of a program
-    stuck     the kernel is as it was before its limit was lowered
+    stuck     the kernel is as it was before its limit was lowered, or what stands side by side in it still spills so
     """
     if stuck and kernel in spilled and kernel.parts:
         learnt.alone |= {b.value for b in max(kernel.parts, key=lambda k: k.held).writes}
@@ -114,11 +175,14 @@ def _learn(
         if count and stuck and not learnt.stored and any(isinstance((b.of or b.value).op, p.Pick) for b in part.writes):
             learnt.stored = True
             continue
-        if count and stuck and len(own) > 1 and not own <= learnt.single:
+        products = part.text.count("tl.dot(")
+        if count and stuck and (products < MANY or count <= SOME) and len(own) > 1 and not own <= learnt.single:
             learnt.single |= own
             continue
         for v in own:
             have = learnt.limits.get(v, fresh)
+            if count and (stuck or have <= LAST) and products >= (MANY if have > LAST else SEVERAL):
+                learnt.halved[v] = min(learnt.halved[v] + 1, HALVED)
             learnt.limits[v] = _lower(have, part.held // threads, count, stuck) if count else have
 
 
@@ -134,7 +198,7 @@ def _lower(limit: int, held: int, spilled: int, stuck: bool) -> int:
 class _Spilled:
     """The bytes that kernels spill on a device.
 
-    limit   seconds that one kernel may be compiled for     asked   plans of which a kernel was new
+    limit   seconds that one kernel may be compiled for     asked   plans of late of which a kernel was new
     """
 
     target: str
@@ -194,9 +258,9 @@ def _lanes(target: str) -> int:
 
 
 def _others(ways: list[Kernel], spilled: int) -> list[Kernel]:
-    """The ways that are worth compiling where the first one spills; fewer warps if their threads can hold the tiles."""
-    few = spilled <= FEW
-    return [w for w in ways[1:] if w.warps >= ways[0].warps or (few and w.held <= MOST * 32 * w.warps)]
+    """The ways that are worth compiling where the first one spills; fewer warps if their threads may hold the tiles."""
+    most = 2 * MOST if spilled <= SOME else MOST if spilled <= FEW else 0
+    return [w for w in ways[1:] if w.warps >= ways[0].warps or w.held <= most * 32 * w.warps]
 
 
 def _replaced(of: Plan, by: Mapping[Kernel, Kernel]) -> Plan:

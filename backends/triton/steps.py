@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -61,6 +62,7 @@ class Learnt:
     single    values whose kernels store nothing else
     alone     values whose kernels are not put side by side with others
     stored    whether states are in memory, and read by kernels of their own, not by the loops that carry them
+    halved    how often a sum that takes half of the products on the way to a value is put in memory
     written   kernels, or why there are none, by what they store, their setting and the arrays that they read
     """
 
@@ -68,10 +70,13 @@ class Learnt:
     single: set[Value] = field(default_factory=set)
     alone: set[Value] = field(default_factory=set)
     stored: bool = False
+    halved: Counter[Value] = field(default_factory=Counter)
     written: dict[tuple[Any, ...], Kernel | Exception] = field(default_factory=dict, compare=False)
 
     def copy(self) -> Learnt:
-        return Learnt(dict(self.limits), set(self.single), set(self.alone), self.stored, self.written)
+        return Learnt(
+            dict(self.limits), set(self.single), set(self.alone), self.stored, self.halved.copy(), self.written
+        )
 
 
 def reads(step: Step) -> tuple[Value, ...]:

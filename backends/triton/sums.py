@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from math import prod
 
 from backends.triton import tile as t
+from backends.triton.affine import affine_of, part_of
 from backends.triton.chains import companions, transforms
 from backends.triton.evaluate import Cut, Evaluator, Rule, Where, computed, gathered
 from backends.triton.inverses import is_eye
@@ -152,6 +154,8 @@ def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
         and any(isinstance(u.op, p.Contract) for z in v.args for u in computed(z, e.buffers))
     ):
         most, deep = min(e.block, max(_room(e) // max(entries, 1), 1)), True  # of rows that take products themselves
+        if prod(sizes.values()) <= WHOLE and _cumulates(e, v):
+            most = max(most, WHOLE)
         if any(transforms(z, e.buffers) for z in v.args):
             most, deep = max(TURN // max(entries, 1), 1), False  # each a tile of its own
             also = companions(v, [u for u in e.buffers if u in e.roots], e.buffers)
@@ -161,7 +165,7 @@ def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
 
     def term(u: Value) -> Tile:
         here = {**where, **places, **r.places}
-        left, right = (r.masked(e.at(z, here)) for z in u.args)
+        left, right = (r.masked(e.factor(z, here)) for z in u.args)
         return product(e, left, right, r.dim, u.kind) if r.dim.size > 1 else times(e, left, right, u.kind)
 
     if not r.blocked:
@@ -170,6 +174,13 @@ def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
     for u, made in zip(also, others, strict=True):
         e.keep(u, {a: where[a] for a in u.axes}, made)
     return first
+
+
+def _cumulates(e: Evaluator, v: Value) -> bool:
+    """Whether what is summed is cumulated along what the sum runs over: no part of it can be had by itself."""
+    assert isinstance(v.op, p.Contract)
+    made = (u for z in v.args for u in computed(z, e.buffers))
+    return any(isinstance(u.op, p.Cumulate) and u.op.axis in v.op.over for u in made)
 
 
 def _room(e: Evaluator) -> int:
@@ -382,11 +393,34 @@ def _affine_scan(e: Evaluator, v: Value, where: Where) -> Tile:
     if not e.bound or n > WHOLE or ix.plain is None or ix.plain.size < n:
         raise Cut(v, "is computed by itself", always=not e.bound)
     both = tuple(sorted({d for a in v.axes for d in where[a].dims}))
-    shape = ", ".join(str(d.size) for d in both)
     a, x = (e.masked(e.at(y, where), ix, n, beyond) for y, beyond in zip(v.args, "10", strict=True))
-    given = (z.text if z.dims == both else f"tl.broadcast_to({e.typed(z, z).over(both)}, [{shape}])" for z in (a, x))
-    text = f"_affine({', '.join(given)}, {both.index(ix.plain)}, {op.reverse})"
+    text = f"_affine({_filling(e, (a, x), both)}, {both.index(ix.plain)}, {op.reverse})"
     return e.w.let("b_h", text, both, depth=max(a.depth, x.depth), kind=v.kind)
+
+
+def _filling(e: Evaluator, tiles: Sequence[Tile], dims: tuple[Dim, ...]) -> str:
+    """The tiles as arguments, each along all dimensions."""
+    shape = ", ".join(str(d.size) for d in dims)
+    given = (x.text if x.dims == dims else f"tl.broadcast_to({e.typed(x, x).over(dims)}, [{shape}])" for x in tiles)
+    return ", ".join(given)
+
+
+def _scanned(e: Evaluator, v: Value, where: Where) -> Tile:
+    """A part of the states of a scan of pairs, where it is computed as a real one is; both are computed at once."""
+    if (of := affine_of(v.args[0])) is None:
+        raise Cut(v, "is computed by itself", always=True)
+    n, ix = of.sizes[of.axis], where[of.axis]
+    if not e.bound or n > WHOLE or ix.plain is None or ix.plain.size < n:
+        raise Cut(v, "is computed by itself", always=not e.bound)
+    both = tuple(sorted({d for a in v.axes for d in where[a].dims}))
+    key = ("pairs", v.args[0], tuple(where[a].text for a in v.axes), both)
+    if (found := next((level[key][0] for level in e.memo if key in level), None)) is None:
+        args = zip((*of.factors, *of.inputs), "1000", strict=True)
+        tiles = [e.masked(e.at(y, where), ix, n, beyond) for y, beyond in args]
+        text = f"_affine_pairs({_filling(e, tiles, both)}, {both.index(ix.plain)}, {of.reverse})"
+        found = e.w.let("b_h", text, both, depth=max(x.depth for x in tiles), parts=2)
+        e.memo[min(found.depth, len(e.memo) - 1)][key] = found, ()
+    return replace(found, text=f"{found.text}[{part_of(v)}]")
 
 
 def _solve(e: Evaluator, v: Value, where: Where) -> Tile:
@@ -429,5 +463,6 @@ def _inverted(e: Evaluator, v: Value, where: Where, row: Dim, col: Dim) -> Tile:
 
 
 SUMS: dict[type, Rule] = {
-    p.Contract: _contract, p.Reduce: _reduce, p.Cumulate: _cumulate, p.AffineScan: _affine_scan, p.Solve: _solve,
+    p.Contract: _contract, p.Reduce: _reduce, p.Cumulate: _cumulate, p.AffineScan: _affine_scan, p.Pick: _scanned,
+    p.Solve: _solve,
 }  # fmt: skip

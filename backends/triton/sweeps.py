@@ -11,10 +11,11 @@ Sums over steps are carried, sums over channels or sequences are left in parts f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
-from backends.triton.blocks import BLOCK, LANE, LANES, LOCAL, STEP, Loop, Sweep, back, over
+from backends.triton.affine import affine_of, scan_of
+from backends.triton.blocks import BLOCK, LANE, LANES, LOCAL, STEP, Loop, Sweep, back, over, parts_of, sizes_of
 from backends.triton.sums import padded
 from lowering import program as p
 from lowering.build import Builder
@@ -24,6 +25,8 @@ WHOLE, WIDE = 64, 128
 """the longest axis of states that a tile spans, and the most states of a channel"""
 MOST, CHANNELS, ALONE = 64, 16, 32
 """the most steps of a block; channels of a tile, and where a channel is one state"""
+FULL = 128
+"""programs that fill a device"""
 ENTRIES = (1 << 13, 1 << 12)
 """of a tile; fewer where the first finds no registers"""
 
@@ -38,7 +41,7 @@ def swept(program: Program, entries: int) -> Program:
 
 
 def _summed(program: Program) -> Program:
-    """The program with a sum of sums of products as one sum, where nothing else reads the inner one."""
+    """The program with a sum of sums of products as one sum, where nothing else reads the inner ones: Σ (x y ± u v)."""
     b = Builder()
     done: dict[Value, Value] = {v: v for v in program.inputs}
     readers: dict[Value, int] = dict.fromkeys(program.outputs, 2)
@@ -47,20 +50,33 @@ def _summed(program: Program) -> Program:
             readers[a] = readers.get(a, 0) + 1
     for v in program.order:
         if isinstance(v.op, p.Reduce) and v.op.fn == "sum":
-            x = v.args[0]
-            if isinstance(x.op, p.Contract) and readers[x] == 1:
-                with b.named(v.label):
-                    made = b.contract(done[x.args[0]], done[x.args[1]], (*x.op.over, *v.op.over))
+            with b.named(v.label):
+                made = _sum_of(b, v.args[0], v.op.over, readers, done)
+            if made is not None:
                 done[v] = b.order(made, v.axes)
                 continue
         done[v] = done.get(v) or b.again(v, [done[a] for a in v.args])
     return Program(inputs=program.inputs, outputs=tuple(done[v] for v in program.outputs), names=program.names)
 
 
+def _sum_of(
+    b: Builder, x: Value, over: tuple[str, ...], readers: Mapping[Value, int], done: Mapping[Value, Value]
+) -> Value | None:
+    """Σ of a sum of products, or of sums and differences of such."""
+    if readers[x] > 1:
+        return None
+    if isinstance(x.op, p.Contract):
+        return b.contract(done[x.args[0]], done[x.args[1]], (*x.op.over, *over))
+    if not isinstance(x.op, p.Map) or x.op.fn not in ("add", "sub", "neg") or any(a.axes != x.axes for a in x.args):
+        return None
+    terms = [_sum_of(b, a, over, readers, done) for a in x.args]
+    return None if None in terms else b.map(x.op.fn, *(y for y in terms if y is not None))
+
+
 def _sweeps(program: Program, entries: int) -> Iterator[_Found]:
     for v in program.order:
-        if isinstance(v.op, p.AffineScan) and v.kind == "real" and not v.op.axis.startswith("_"):
-            made = _Found(v.op.axis, v.size(v.op.axis), [v])
+        if (of := affine_of(v)) is not None and not of.axis.startswith("_"):
+            made = _Found(of.axis, of.sizes[of.axis], [v])
             made.program = program
             if made.worth(entries):
                 yield made
@@ -77,11 +93,10 @@ class _Found(Sweep):
 
     def worth(self, entries: int) -> bool:
         """Whether the loops compute all that is computed of whole states."""
-        first = self.scans[0]
         self.close()
         self.shape(entries)
         while (more := self.met()) is not None:
-            if {*more.sizes.items()} != {*first.sizes.items()}:
+            if {*sizes_of(more).items()} != {*sizes_of(self.scans[0]).items()}:
                 return False
             self.scans.append(more)
             self.close()
@@ -135,8 +150,10 @@ class _Found(Sweep):
         self.rest = [a for a in rest if a != self.lane]
         most = CHANNELS if self.states else ALONE
         self.lanes = max(d for d in range(1, most + 1) if sizes.get(self.lane, 1) % d == 0)
-        room = entries // (prod(self.states.values()) * padded(self.lanes))
-        self.steps = min(max(room, 8), MOST, self.length)
+        room = entries // (prod(self.states.values()) * padded(self.lanes) * max(len(parts_of(s)) for s in self.scans))
+        few = not self.states and self.lanes % 2 == 0 and prod(sizes.values()) < FULL * self.lanes
+        self.lanes //= 2 if few else 1  # where programs wait for each turn anyway, turns are long and tiles narrow
+        self.steps = min(max(room, 8), 2 * MOST if few else MOST, self.length)
         self.count = -(-self.length // self.steps)
 
     def after(self) -> set[Value]:
@@ -149,8 +166,9 @@ class _Found(Sweep):
 
     def close(self) -> None:
         """All that is computed of the scans step by step."""
-        self.names = {a: a for a in self.scans[0].axes}
-        self.inside = dict.fromkeys(self.scans, 0)
+        self.names = {a: a for a in sizes_of(self.scans[0])}
+        self.parts = {v: s for s in self.scans for v in self.program.order if scan_of(v) is s and v.axes}
+        self.inside = dict.fromkeys(self.parts, 0)
         self.delayed, self.last, self.final = {}, {}, set()
         self.looked: set[Value] = set()
         after = self.after()
@@ -168,7 +186,7 @@ class _Found(Sweep):
             self.delayed[v] = scan
             self.inside[v] = int(scan is x)
             return
-        if isinstance(op, p.Slice) and x in self.scans and self.ends(v):
+        if isinstance(op, p.Slice) and x in self.parts and self.ends(v):
             self.last[v] = x
             return
         own = [a for a in v.args if a in self.inside]
@@ -205,16 +223,16 @@ class _Found(Sweep):
         self.inside[v] = start
 
     def moved(self, v: Value) -> Value | None:
-        """The scan of which v is the state one step before: 0 or the first state where there is none."""
+        """The states of which v is that one step before: 0 or the first state where there is none."""
         op, x = v.op, v.args[0]
         assert isinstance(op, p.Slice)
         n = self.length
         if op.axis != self.axis or op.step != 1:
             return None
-        if isinstance(x.op, p.Pad) and x.args[0] in self.scans and x.op.value == 0 and x.op.axis == self.axis:
+        if isinstance(x.op, p.Pad) and x.args[0] in self.parts and x.op.value == 0 and x.op.axis == self.axis:
             way = (x.op.before, x.op.after, op.start, op.stop)
-            return x.args[0] if way == ((0, 1, 1, n + 1) if back(x.args[0]) else (1, 0, 0, n)) else None
-        if x in self.scans and not back(x) and (op.start, op.stop) == (0, n - 1) and n > 2:
+            return x.args[0] if way == ((0, 1, 1, n + 1) if back(self.parts[x.args[0]]) else (1, 0, 0, n)) else None
+        if x in self.parts and not back(self.parts[x]) and (op.start, op.stop) == (0, n - 1) and n > 2:
             return x
         return None
 
@@ -222,7 +240,7 @@ class _Found(Sweep):
         """Whether v is the state that a scan ends with."""
         op, n = v.op, self.length
         assert isinstance(op, p.Slice)
-        return op.axis == self.axis and (op.start, op.stop) == ((0, 1) if back(v.args[0]) else (n - 1, n))
+        return op.axis == self.axis and (op.start, op.stop) == ((0, 1) if back(self.parts[v.args[0]]) else (n - 1, n))
 
     def met(self) -> Value | None:
         """A scan whose states meet those of the others entry by entry."""
@@ -237,9 +255,9 @@ class _Found(Sweep):
                     if x in seen or self.axis not in x.axes or not self.large_or_alone(x):
                         continue
                     seen.add(x)
-                    if isinstance(x.op, p.AffineScan) and x.op.axis == self.axis:
-                        if x not in self.scans:
-                            return x
+                    if (of := affine_of(scan_of(x))) is not None and of.axis == self.axis:
+                        if scan_of(x) not in self.scans:
+                            return scan_of(x)
                     elif isinstance(x.op, LOCAL | p.Pad | p.Slice | p.Rename):
                         todo += x.args
         return None
@@ -270,7 +288,7 @@ class _Found(Sweep):
         if late:
             rest = [v for v in self.made if v not in ahead]
             needed = set().union(*(hangs[v] for v in rest))
-            entered = {s: x for s, x in loop.entering.items() if s in needed}
+            entered = {(s, i): x for (s, i), x in loop.entering.items() if s in needed}
             new |= Loop(self, b, make, late, entered, rest, not first, False).run()
         outputs = tuple(map(make, self.program.outputs))
         return Program(inputs=self.program.inputs, outputs=outputs, names=self.program.names)

@@ -24,12 +24,13 @@ class Writer:
 
     real   the precision that it computes in, as text       dot   how products of matrices take their arguments
     copies   threads that hold an entry of such an argument
+    repeats  whether parts of a tile are written wherever they are read, as if they took no registers
     piped    whether what is loaded to be a factor of products alone stays in shared memory
     turned   name of a product of matrices -> (the product as it was made, how its dimensions were turned, with {})
     """
 
-    def __init__(self, real: str, dot: str, copies: int = 0) -> None:
-        self.real, self.dot, self.copies = real, dot, copies
+    def __init__(self, real: str, dot: str, copies: int = 0, repeats: bool = True) -> None:
+        self.real, self.dot, self.copies, self.repeats = real, dot, copies, repeats
         self.stack: list[list[Line | Loop]] = [[]]
         self.helpers: dict[str, str] = {}
         self.used: dict[str, int] = {}
@@ -70,11 +71,12 @@ class Writer:
         light: bool = False,
         clean: frozenset[Dim] = frozenset(),
         working: int = 0,
+        parts: int = 1,
     ) -> Tile:
-        """A new name for `text`."""
+        """A new name for `text`, of one tile or as many as it has parts."""
         name = self.name(hint)
         noun = f"{PREFIX[kind]}_{word}" if (word := re.sub(r"\W+", "_", self.noun)) else ""
-        size = 0 if kind == "bool" else self._size(dims)  # comparisons are made again where they are read
+        size = 0 if kind == "bool" else parts * self._size(dims)  # comparisons are made again where they are read
         line = Line(name, text, _shape(dims), light, size, kind == "bool", noun, self.step, working)
         self.stack[depth].append(line)
         return Tile(name, dims, kind, depth, clean=clean)
@@ -128,7 +130,8 @@ class Writer:
         enough   registers that need no better order     stored   arrays after which what they store is named
         """
         lines = self.stack[0]
-        _part(lines)
+        if self.repeats:
+            _part(lines)
         if self.piped:
             _piped(lines)
         single = copied(lines)
