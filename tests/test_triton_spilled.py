@@ -27,7 +27,7 @@ from tests.programs import arrays
 def halves() -> Program:
     """Scores of the upper and the lower half of rows, each times keys of its own."""
     b = Builder()
-    sizes = {"c": 8, "t": 64, "s": 64, "k": 256, "v": 64}
+    sizes = {"c": 8, "t": 64, "s": 64, "k": 512, "v": 64}
     named = {"q": "ctv", "e": "csv", "k": "csk", "w": "csk"}
     q, e, k, w = (b.input(n, tuple(axes), tuple(sizes[a] for a in axes)) for n, axes in named.items())
     scores = b.contract(q, e, ("v",))

@@ -480,7 +480,7 @@ LONG, AGAIN, TURNS = ("sin", "cos"), 1 << 10, 16
 """functions that loops read the values of, where so many rows, or turns, would compute them again"""
 MUCH = 2
 """times the entries of the largest result that sums may read where they are read, instead of being in memory"""
-OFTEN = 4
+OFTEN = 8
 """programs of narrow tiles that compute the same products, from which on these are in memory instead"""
 DEEP = 4
 """products on the way to a value that programs do not compute again, however few their registers"""

@@ -181,7 +181,8 @@ def _learn(
             continue
         for v in own:
             have = learnt.limits.get(v, fresh)
-            if count and (stuck or have <= LAST) and products >= (MANY if have > LAST else SEVERAL):
+            within = stuck and part.held <= have * threads  # what is beside the tiles takes the registers
+            if count and (within or have <= LAST) and products >= (MANY if have > LAST else SEVERAL):
                 learnt.halved[v] = min(learnt.halved[v] + 1, HALVED)
             learnt.limits[v] = _lower(have, part.held // threads, count, stuck) if count else have
 
