@@ -26,6 +26,13 @@ def fixed(v: Value) -> bool:
     return not isinstance(v.op, p.Input) and all(fixed(a) for a in v.args)
 
 
+def zeros(v: Value) -> bool:
+    """Whether v is 0 all over, as it is written."""
+    while isinstance(v.op, p.Cast | p.Expand):
+        v = v.args[0]
+    return isinstance(v.op, p.Constant) and v.op.value == 0
+
+
 def transforms(v: Value) -> bool:
     """Whether v is a product with a matrix of numbers."""
     return isinstance(v.op, p.Contract) and sum(map(fixed, v.args)) == 1 and v.kind == "complex"

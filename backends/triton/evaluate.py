@@ -19,7 +19,7 @@ from backends.triton.functions import FORMS
 from backends.triton.tile import Index, Tile, factor
 from backends.triton.writer import Writer
 from lowering import program as p
-from lowering.fused import fixed
+from lowering.fused import fixed, zeros
 from lowering.program import Value
 
 Where: TypeAlias = Mapping[str, Index]
@@ -160,7 +160,7 @@ class Evaluator:
         match v.op:
             case p.Map(fn="where") if fixed(mask := v.args[0]) and v not in self.buffers:
                 kept, other = v.args[1:]
-                zero = [_zero(x) for x in (kept, other)]
+                zero = [zeros(x) for x in (kept, other)]
                 if sum(zero) == 1:
                     m = self.at(mask, where)
                     m = self.w.map(FORMS["not"], m, kind="bool", hint="m") if zero[0] else m
@@ -383,13 +383,6 @@ def _all(conditions: list[tuple[Tile, str]], dims: tuple[t.Dim, ...]) -> str:
         return numbers or tiles
     everywhere = f"tl.full([{', '.join(str(d.size) for d in dims)}], True, tl.int1)"
     return f"tl.where({numbers}, {tiles or everywhere}, False)"
-
-
-def _zero(v: Value) -> bool:
-    """Whether v is 0 all over, as it is written."""
-    while isinstance(v.op, p.Expand | p.Cast):
-        v = v.args[0]
-    return isinstance(v.op, p.Constant) and v.op.value == 0
 
 
 def literal(v: Value, value: Any) -> Tile:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import prod
 
 from backends.triton import tile as t
+from backends.triton.complexes import zero
 from backends.triton.entries import mapped
 from backends.triton.evaluate import Evaluator, Where, meaning
 from backends.triton.products import LEAST, product, whole
@@ -41,13 +42,9 @@ def _product(e: Evaluator, v: Value) -> Value | None:
         return None
     if isinstance(v.op, p.Contract):
         return v
-    if isinstance(v.op, p.Map) and v.op.fn == "where" and _zero(v.args[2]):
+    if isinstance(v.op, p.Map) and v.op.fn == "where" and zero(v.args[2]):
         return _product(e, v.args[1])
     return _product(e, v.args[0]) if isinstance(v.op, p.Expand | p.Order) else None
-
-
-def _zero(v: Value) -> bool:
-    return isinstance(v.op, p.Constant) and v.op.value == 0
 
 
 def _long(e: Evaluator, v: Value) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from lowering import program as p
 from lowering.build import Builder
+from lowering.fused import zeros
 from lowering.program import Program, Value
 
 
@@ -74,13 +75,7 @@ def _half(v: Value) -> tuple[str, int, Value] | None:
         return None
     axis, i = place
     _, yes, no = v.args
-    return (axis, i, yes) if _zero(no) else (axis, 1 - i, no) if _zero(yes) else None
-
-
-def _zero(v: Value) -> bool:
-    while isinstance(v.op, p.Cast | p.Expand):
-        v = v.args[0]
-    return isinstance(v.op, p.Constant) and v.op.value == 0
+    return (axis, i, yes) if zeros(no) else (axis, 1 - i, no) if zeros(yes) else None
 
 
 def _entry(v: Value, axis: str) -> tuple[Value, int] | None:
