@@ -17,6 +17,7 @@ from math import prod
 
 from backends.triton import sinking
 from backends.triton.factored import apart, decayed
+from backends.triton.fission import reached
 from backends.triton.merges import late
 from backends.triton.slices import early
 from backends.triton.sums import WHOLE
@@ -47,7 +48,7 @@ def _loops(program: Program) -> Iterator[_Loop]:
             group = [x]
             for y in every[i + 1 :]:
                 alike = (y.op, y.steps.size(y.op.axis)) == (x.op, x.steps.size(x.op.axis))
-                if alike and not any(z.scan in _behind(y.scan) for z in group):
+                if alike and not any(z.scan in reached(y.scan.args) for z in group):
                     group.append(y)
             if len(group) > 1:
                 yield _Loop(group, rows)
@@ -75,18 +76,6 @@ def _scans(v: Value, axis: str) -> bool:
     """Whether v is carried from step to step: by factors, or by sums along this axis."""
     sums = isinstance(v.op, p.Cumulate) and v.op.fn == "sum" and v.op.axis == axis and not v.op.exclusive
     return (sums and v.kind == "real") or isinstance(v.op, p.AffineScan)
-
-
-def _behind(v: Value) -> set[Value]:
-    """What v is computed from."""
-    found: set[Value] = set()
-    todo = [*v.args]
-    while todo:
-        x = todo.pop()
-        if x not in found:
-            found.add(x)
-            todo += x.args
-    return found
 
 
 @dataclass(frozen=True)
@@ -167,13 +156,13 @@ class _Loop:
         """Of what is computed of the states, the numbers of rows that other loops wait for, and what they take."""
         own = {x.scan for x in self.of}
         others = (v for v in program.order if (isinstance(v.op, p.Scan) or _scans(v, self.op.axis)) and v not in own)
-        wanted = set().union(*map(_behind, others))
+        wanted = reached([a for v in others for a in v.args])
         summed: dict[Value, set[str]] = {}  # over what, on the way
         for v in self.inside:
             before = (summed[a] for a in v.args if a in summed)
             summed[v] = set(getattr(v.op, "over", ())).union(*before)
         rows = [v for v in self.inside if v in wanted and v not in self.entering and summed[v].isdisjoint(v.axes)]
-        kept = {*rows}.union(*map(_behind, rows))
+        kept = reached(rows)
         self.inside = {v: None for v in self.inside if v in kept}
 
     def filled(self) -> bool:

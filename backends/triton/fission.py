@@ -48,18 +48,18 @@ def _loop(b: Builder, op: p.Scan, args: Sequence[Value], found: dict[Value, Valu
     """
     body, n = op.body, op.carries
     carries = body.inputs[:n]
-    needed = _reached(body.outputs[:n])
+    needed = reached(body.outputs[:n])
     late = [
         i
         for i, y in enumerate(body.outputs)
         if i >= n
         and y not in needed
         and _liftable(y)
-        and any(isinstance(x.op, p.Contract) for x in _reached([y]) - needed)
+        and any(isinstance(x.op, p.Contract) for x in reached([y]) - needed)
     ]
-    read = _reached([body.outputs[i] for i in late])
+    read = reached([body.outputs[i] for i in late])
     stored = [x for x in read if x in needed and _stored(x, read - needed)]
-    carried = [x for x in stored if not _reached([x]).isdisjoint(carries)]
+    carried = [x for x in stored if not reached([x]).isdisjoint(carries)]
     room = ROOM * sum(_entries(body.outputs[i]) for i in late)
     offers = (
         _extra(body, n, late, set(kept)) for kept in (stored, carried)
@@ -97,7 +97,7 @@ def _extra(body: Program, carries: int, late: Sequence[int], stored: set[Value])
     return [x for x in dict.fromkeys(order) if x not in body.outputs[carries:]]
 
 
-def _reached(values: Sequence[Value]) -> set[Value]:
+def reached(values: Sequence[Value]) -> set[Value]:
     """What the values are computed from, themselves included."""
     found: set[Value] = set()
     todo = list(values)
@@ -123,11 +123,11 @@ def _frontier(values: Sequence[Value], known: set[Value]) -> set[Value]:
 
 def _stored(x: Value, readers: set[Value]) -> bool:
     """Whether a value of the loop that a later result reads is worth storing: one that took a product."""
-    return any(x in r.args for r in readers) and any(isinstance(u.op, p.Contract) for u in _reached([x]))
+    return any(x in r.args for r in readers) and any(isinstance(u.op, p.Contract) for u in reached([x]))
 
 
 def _liftable(y: Value) -> bool:
-    return all(isinstance(x.op, LIFTED) for x in _reached([y]))
+    return all(isinstance(x.op, LIFTED) for x in reached([y]))
 
 
 def _entries(v: Value) -> int:
@@ -156,7 +156,7 @@ def _remember(b: Builder, op: p.Scan, picks: Sequence[Value], args: Sequence[Val
         if y in body.inputs[:n]:
             known[y] = pick
     for y, pick in zip(body.outputs[n:], picks[n:], strict=True):
-        inputs = {x for x in _reached([y]) if isinstance(x.op, p.Input)}
+        inputs = {x for x in reached([y]) if isinstance(x.op, p.Input)}
         if y not in known and inputs <= known.keys() and _liftable(y):
             found.setdefault(_lifted(b, y, dict(known), found), pick)
 
