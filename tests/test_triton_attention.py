@@ -33,9 +33,15 @@ def banded(q: "b t h k", k: "b t h k", v: "b t h v") -> "b t h v":
     return mx.softmax(mx.band(mx.lowrank(q, k), 40, after=5)) @ v
 
 
+@mx.mixer
+def forgetting(q: "b t h k", k: "b t h k", v: "b t h v", f: "b t h") -> "b t h v":
+    past = mx.cumsum(f)
+    return mx.softmax(mx.causal(mx.lowrank(q, k) + mx.lowrank(past, 1, over="") - mx.lowrank(1, past, over=""))) @ v
+
+
 def attention(name: str, **sizes: int) -> tuple[Program, Program]:
     """Both passes of one, as a GPU is given them."""
-    mixer = {**MIXERS, "banded": banded, "packed": MIXERS["softmax_attention"].with_reset()}[name]
+    mixer = {**MIXERS, "banded": banded, "forgetting": forgetting, "packed": MIXERS["softmax_attention"].with_reset()}[name]
     own = {a for axes in mixer.signals.values() for a in axes}
     of = lowered(mixer, "flash", 16, {a: n for a, n in {**SIZES, **sizes}.items() if a in own})
     return of, adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable])
@@ -47,6 +53,7 @@ def attention(name: str, **sizes: int) -> tuple[Program, Program]:
         ("softmax_attention", {"t": 160, "g": 2}),
         ("full_attention", {"t": 150}),
         ("cross_attention", {"t": 70, "s": 40}),
+        ("forgetting", {"t": 150}),
     ],
 )
 def test_both_passes_of_attention(name: str, sizes: dict[str, int]) -> None:
@@ -77,6 +84,13 @@ def test_attention_is_one_loop_forward_and_three_backward() -> None:
     loops = [n for k in (*first.kernels(), *second.kernels()) for n in re.findall(r"for n_j_(\w+) in", k.text)]
     assert loops == ["N", "N", "N", "T"]
     assert not any("state" in b.name for k in (*first.kernels(), *second.kernels()) for b in k.writes)
+
+
+def test_sums_over_rows_entry_by_entry_are_in_the_loop_over_rows() -> None:
+    """The gradient of what each column adds to its scores sums them; no program does that for all rows itself."""
+    _, back = attention("forgetting", t=4096, k=64, v=64)
+    for kernel in plan(real(levels(back)), Setting(dot="bf16")).kernels():
+        assert not re.search(r"^ {8,}for ", kernel.text, re.MULTILINE), f"a loop inside a loop:\n{kernel.text}"
 
 
 @pytest.mark.parametrize("t", (130, 256, 1000, 4097))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from backends.triton.rows import Rows
+from backends.triton.sums import WHOLE
 from lowering import program as p
 from lowering.build import Builder
 from lowering.program import Program, Value
@@ -49,14 +50,11 @@ def _loop(b: Builder, op: p.Scan, args: Sequence[Value], found: dict[Value, Valu
     body, n = op.body, op.carries
     carries = body.inputs[:n]
     needed = reached(body.outputs[:n])
-    late = [
-        i
-        for i, y in enumerate(body.outputs)
-        if i >= n
-        and y not in needed
-        and _liftable(y)
-        and any(isinstance(x.op, p.Contract) for x in reached([y]) - needed)
-    ]
+    free = [i for i, y in enumerate(body.outputs) if i >= n and y not in needed and _liftable(y)]
+    late = [i for i in free if any(isinstance(x.op, p.Contract) for x in reached([body.outputs[i]]) - needed)]
+    sums = [i for i in free if i not in late and _long(reached([body.outputs[i]]) - needed)]
+    if sums and Rows.of(body, carries, [body.outputs[i] for i in sorted((*late, *sums))]) is not None:
+        late = sorted((*late, *sums))  # of what is too large for memory, sums need the loop over rows as products do
     read = reached([body.outputs[i] for i in late])
     stored = [x for x in read if x in needed and _stored(x, read - needed)]
     carried = [x for x in stored if not reached([x]).isdisjoint(carries)]
@@ -124,6 +122,12 @@ def _frontier(values: Sequence[Value], known: set[Value]) -> set[Value]:
 def _stored(x: Value, readers: set[Value]) -> bool:
     """Whether a value of the loop that a later result reads is worth storing: one that took a product."""
     return any(x in r.args for r in readers) and any(isinstance(u.op, p.Contract) for u in reached([x]))
+
+
+def _long(values: set[Value]) -> bool:
+    """Whether something sums over a long axis entry by entry."""
+    reduced = [x for x in values if isinstance(x.op, p.Reduce) and x.op.fn == "sum"]
+    return any(x.args[0].size(a) > WHOLE for x in reduced for a in x.op.over)  # type: ignore[union-attr]
 
 
 def _liftable(y: Value) -> bool:
