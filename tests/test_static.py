@@ -168,7 +168,7 @@ def test_figures_are_kept_and_failures_are_not(fresh: Path, monkeypatch: pytest.
     def none(*_: object) -> None:
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr(compilers, "_compilers", none)
+    monkeypatch.setattr(compilers, "kept", none)
     assert compilers.figures(tasks[:2]) == first[:2]
     next(fresh.iterdir()).write_text("{", encoding="utf-8")  # a part of a file
     with pytest.raises(AssertionError, match="compiled again"):
@@ -233,7 +233,7 @@ def test_the_table_marks_what_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         return [one if i == 0 or t["target"][0] == "hip" else one | {"spills": 8} for i, t in enumerate(tasks)]
 
     monkeypatch.setattr("backends.triton.static.figures", made_up)
-    monkeypatch.setattr("backends.triton.settle.figures", lambda tasks, limit: [one for _ in tasks])
+    monkeypatch.setattr("backends.triton.settle.figures", lambda tasks, **_: [one for _ in tasks])
     monkeypatch.setattr(table, "WIDTHS", (128,))
     monkeypatch.setattr(sys, "argv", ["kernels", "gla", "--out", str(tmp_path)])
     table.main()

@@ -41,7 +41,9 @@ def forgetting(q: "b t h k", k: "b t h k", v: "b t h v", f: "b t h") -> "b t h v
 
 def attention(name: str, **sizes: int) -> tuple[Program, Program]:
     """Both passes of one, as a GPU is given them."""
-    mixer = {**MIXERS, "banded": banded, "forgetting": forgetting, "packed": MIXERS["softmax_attention"].with_reset()}[name]
+    mixer = {**MIXERS, "banded": banded, "forgetting": forgetting, "packed": MIXERS["softmax_attention"].with_reset()}[
+        name
+    ]
     own = {a for axes in mixer.signals.values() for a in axes}
     of = lowered(mixer, "flash", 16, {a: n for a, n in {**SIZES, **sizes}.items() if a in own})
     return of, adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable])
@@ -187,3 +189,40 @@ def test_turns_that_hang_on_the_program_are_counted_in_the_mean() -> None:
     """
     counted = work(text, 8)
     assert counted.known and [x.turns for x in counted.levels] == [1, 1.5] and counted.special == 8 * 1.5 * 32
+
+
+@mx.mixer
+def biased(q: "b t h k", k: "b t h k", v: "b t h v", f: "h t", g: "h t") -> "b t h v":
+    return mx.softmax(mx.lowrank(q, k) + mx.toeplitz(f, anti=g)) @ v
+
+
+@mx.mixer
+def masked(q: "b t h k", k: "b t h k", v: "b t h v", f: "h t") -> "b t h v":
+    return mx.softmax(mx.causal(mx.lowrank(q, k) + mx.toeplitz(f))) @ v
+
+
+@mx.mixer
+def weighed(q: "t", f: "t", v: "b t h") -> "b t h":
+    return mx.diagonal(q) @ mx.shift(mx.decay(mx.toeplitz(f), 0.9)) @ v
+
+
+@pytest.mark.parametrize(("mixer", "t"), [(biased, 150), (masked, 190), (masked, 9), (weighed, 193)])
+def test_filters_inside_a_matrix_are_differentiated(mixer: mx.Mixer, t: int) -> None:
+    own = {a for axes in mixer.signals.values() for a in axes}
+    sizes = {a: n for a, n in {"b": 2, "t": t, "h": 1, "k": 16, "v": 16}.items() if a in own}
+    of = lowered(mixer, "auto", None, sizes)
+    back = adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable])
+    agree(back, arrays(back, seed=3))
+
+
+def test_a_filters_gradient_takes_blocks_of_scores() -> None:
+    """All lags of a block of rows are met by one tile: the loop multiplies tiles, and no kernel reads all scores."""
+    own = {a for axes in masked.signals.values() for a in axes}
+    sizes = {a: n for a, n in {"b": 2, "t": 4096, "h": 2, "k": 64, "v": 64}.items() if a in own}
+    of = lowered(masked, "auto", None, sizes)
+    back = adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable])
+    kernels = plan(real(levels(back)), Setting(dot="bf16")).kernels()
+    assert len(kernels) <= 8
+    assert all(b.value.axes.count("t") + b.value.axes.count("s") < 2 for k in kernels for b in k.writes)
+    last = next(k for k in kernels for b in k.writes if b.name == "d_f")
+    assert not re.search(r"\brange\(|tl\.dot\(", last.text)

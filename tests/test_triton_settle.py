@@ -15,7 +15,7 @@ import catalog
 from backends.triton import settle
 from backends.triton.compilers import Figures, Task
 from backends.triton.devices import room
-from backends.triton.kernel import LAST, Setting
+from backends.triton.kernel import LAST, SPILLED, Kernel, Setting
 from backends.triton.levels import levels
 from backends.triton.partition import plan
 from backends.triton.real import real
@@ -306,3 +306,78 @@ def test_where_products_spill_fewer_copies_of_their_factors_are_tried_and_taken_
     made = settle.settled(side_by_side(), Setting(copies=3), "sm_80", lambda of: lambda b: torch.float32)
     assert next(copies for copies, x in plans if x == made) == taken
     assert [copies for copies, _ in plans][:2] == [3, 2]
+
+
+def test_where_all_spill_exponents_are_tried_in_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second search is a whole one: its limits fall too."""
+    b = Builder()
+    x = b.input("x", ("t", "k"), (64, 4))
+    of = program({"y": b.add(b.map("exp", x), b.map("exp", b.cumulate("sum", x, "t")))}, [x])
+    tried: list[tuple[bool, int]] = []
+
+    def planned(of: Program, setting: Setting, *, learnt: Learnt) -> Plan:
+        made = plan(of, setting, learnt=learnt)
+        tried.append((setting.folded, min(k.setting.limit for k in made.kernels())))
+        return made
+
+    monkeypatch.setattr(settle, "plan", planned)
+    monkeypatch.setattr(settle, "figures", lambda tasks, **_: [FINE | {"spills": 8} for _ in tasks])
+    settle.settled(of, Setting(), "sm_90", lambda of: lambda b: torch.float32)
+    assert all(min(n for x, n in tried if x is folded) < Setting().limit for folded in (True, False))
+
+
+@pytest.mark.parametrize(("sharing", "taken"), [(0, "both"), (8, "more")])
+def test_where_narrow_tiles_take_more_launches_fewer_products_are_computed_again_if_that_is_better(
+    monkeypatch: pytest.MonkeyPatch, sharing: int, taken: str
+) -> None:
+    """The first search is not gone on with where it passes as much as a plan that spills nothing."""
+    b = Builder()
+    x = b.input("x", ("t", "k"), (64, 4))
+    y = b.mul(x, 2.0)
+    z = b.sum(y, ("t",))
+    outputs = {"one": {"y": y}, "both": {"y": y, "z": z}, "more": {"y": y, "z": z, "w": b.sum(z, ("k",))}}
+    plans = {n: plan(program(of, [x]), Setting(limit=SPILLED - 1)) for n, of in outputs.items()}
+    asked: list[tuple[bool, int]] = []
+
+    def planned(of: Program, setting: Setting, *, learnt: Learnt) -> Plan:
+        turn = sum(x == learnt.sharing for x, _ in asked)
+        asked.append((learnt.sharing, turn))
+        return plans[("one", "both")[turn > 0] if learnt.sharing else ("one", "both", "more")[min(turn, 2)]]
+
+    def fewest(self: object, of: Plan, dtype: object) -> tuple[Plan, dict[Kernel, int]]:
+        left = sharing if asked[-1] == (True, 1) else 0 if asked[-1] == (False, 2) else 8
+        return of, {of.kernels()[0]: left} if left else {}
+
+    monkeypatch.setattr(settle, "plan", planned)
+    monkeypatch.setattr(settle, "TURNS", 3)
+    monkeypatch.setattr(settle._Spilled, "fewest", fewest)
+    made = settle.settled(two(), Setting(), "sm_90", lambda of: lambda b: torch.float32)
+    assert made is plans[taken]
+    first = [turn for x, turn in asked if not x]
+    assert first == [0, 1, 2] and (True, 1) in asked
+
+
+def test_kernels_side_by_side_that_spill_more_in_narrower_tiles_stand_alone_in_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Together they spill; with a lower limit, by themselves too."""
+    of, limits = side_by_side(), list[int]()
+
+    def planned(of: Program, setting: Setting, *, learnt: Learnt) -> Plan:
+        made = plan(of, setting, learnt=learnt)
+        limits.append(min(k.setting.limit for k in made.kernels()))
+        new = {k: replace(k, text=f"{k.text}# {limits[-1]}") for k in made.kernels()}
+        parts = [
+            replace(k, parts=tuple(replace(x, text=f"{x.text}# {limits[-1]}") for x in k.parts)) for k in new.values()
+        ]
+        return settle._replaced(made, dict(zip(new, parts, strict=True)))
+
+    def figures(tasks: Sequence[Task], **_: Any) -> list[Figures]:
+        """What stands side by side spills; what is narrow does."""
+        return [FINE | {"spills": 8 * ("_z_" in t["name"] or not t["source"].endswith("# 145"))} for t in tasks]
+
+    monkeypatch.setattr(settle, "plan", planned)
+    monkeypatch.setattr(settle, "figures", figures)
+    made = settle.settled(of, Setting(), "sm_90", lambda of: lambda b: torch.float32)
+    assert limits[1] < limits[0] == limits[2] == Setting().limit and len(limits) == 3
+    assert len(made.kernels()) == 2 and not any(k.parts for k in made.kernels())

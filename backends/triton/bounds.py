@@ -159,6 +159,8 @@ def _line(v: Value, given: Mapping[Value, Value]) -> Line | None:
             return args[0] - args[1]
         case p.Map(fn="add"):
             return args[0] - (Line(0, {}) - args[1])
+        case p.Reduce(over=over) if all(v.args[0].size(a) == 1 for a in over):
+            return Line(args[0].at, {a: n for a, n in args[0].by.items() if a not in over})
         case p.Rename(old=old, new=new):
             return Line(args[0].at, {new if a == old else a: n for a, n in args[0].by.items()})
         case p.Split(axis=axis, outer=outer, inner=inner):

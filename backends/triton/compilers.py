@@ -1,4 +1,7 @@
-"""Figures of compiled kernels: from disk where they are known, else from processes that compile side by side."""
+"""Figures of compiled kernels: from disk where they are known, else from processes that compile side by side.
+
+A process takes seconds to import Triton, longer than most kernels take: it stays for all batches of one `kept`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -27,10 +30,13 @@ LIMIT = 900.0
 """seconds that the compilation of one kernel may take"""
 
 
-def figures(tasks: Sequence[Task], *, processes: int = PROCESSES, limit: float = LIMIT) -> list[Figures]:
+def figures(
+    tasks: Sequence[Task], *, processes: int = PROCESSES, limit: float = LIMIT, by: Compilers | None = None
+) -> list[Figures]:
     """The reply of backends/triton/compiling.py to every task, in order; equal tasks are compiled once.
 
     limit   seconds for each; what takes longer has {"error": …}, which is not kept
+    by      processes that are there; else there are some until the last task is done
     """
     version = f"{metadata.version('triton')} {sha256(SCRIPT.read_bytes()).hexdigest()}"
     keys = [sha256(json.dumps([version, t], sort_keys=True).encode()).hexdigest() for t in tasks]
@@ -38,8 +44,8 @@ def figures(tasks: Sequence[Task], *, processes: int = PROCESSES, limit: float =
     new = {k: t for k, t in zip(keys, tasks, strict=True) if k not in known}
     if new:
         longest = sorted(new, key=lambda k: -len(new[k]["source"]))
-        with _compilers(min(processes, len(new)), limit) as compiled, ThreadPoolExecutor(processes) as pool:
-            for key, made in zip(longest, pool.map(lambda k: compiled(new[k]), longest), strict=True):
+        with nullcontext(by) if by else kept(min(processes, len(new))) as compilers:
+            for key, made in zip(longest, compilers([new[k] for k in longest], limit), strict=True):
                 known[key] = made
                 if "error" not in made:
                     STORE.put(key, json.dumps(made).encode())
@@ -86,23 +92,35 @@ class _Compiler:
             self.process.communicate()
 
 
-@contextmanager
-def _compilers(count: int, limit: float) -> Iterator[Any]:
-    """A function from tasks to figures that as many threads may call at once."""
-    every = [_Compiler() for _ in range(count)]
-    idle: SimpleQueue[_Compiler] = SimpleQueue()
-    for one in every:
-        idle.put(one)
+class Compilers:
+    """Processes that compile side by side, each started when it is first needed."""
 
-    def compiled(task: Task) -> Figures:
-        one = idle.get()
-        try:
-            return one(task, limit)
-        finally:
+    def __init__(self, count: int) -> None:
+        self.every = [_Compiler() for _ in range(count)]
+
+    def __call__(self, tasks: Sequence[Task], limit: float) -> Iterator[Figures]:
+        """The reply to every task, in order, as it comes."""
+        idle: SimpleQueue[_Compiler] = SimpleQueue()
+        for one in sorted(self.every, key=lambda x: x.process is None):
             idle.put(one)
 
+        def compiled(task: Task) -> Figures:
+            one = idle.get()
+            try:
+                return one(task, limit)
+            finally:
+                idle.put(one)
+
+        with ThreadPoolExecutor(len(self.every)) as pool:
+            yield from pool.map(compiled, tasks)
+
+
+@contextmanager
+def kept(count: int = PROCESSES) -> Iterator[Compilers]:
+    """Compilers for as many batches as there are; then they are stopped."""
+    made = Compilers(count)
     try:
-        yield compiled
+        yield made
     finally:
-        for one in every:
+        for one in made.every:
             one.stop()

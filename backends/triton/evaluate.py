@@ -9,6 +9,7 @@ and read from memory.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -23,6 +24,8 @@ from lowering.fused import fixed, zeros
 from lowering.program import Value
 
 Where: TypeAlias = Mapping[str, Index]
+OFTEN = 64
+"""places at which one program computes a value, beyond which it is read from memory: a tree of slices has thousands"""
 
 
 class Cut(Exception):
@@ -87,6 +90,7 @@ class Evaluator:
         self.memo: list[dict[Any, tuple[Tile, tuple[t.Dim, ...]]]] = [{}]
         self.roots: set[Value] = set()
         self.summing = 0
+        self.asked: Counter[Value] = Counter()
 
     def at(self, v: Value, where: Where) -> Tile:
         """The tile of v's entries at `where` (by axis; further axes are ignored)."""
@@ -116,6 +120,9 @@ class Evaluator:
         rule = self.rules.get(type(v.op))
         if rule is None:
             raise Cut(v, "is computed by itself", always=True)
+        self.asked[v] += isinstance(v.op, p.Map | p.Contract | p.Reduce)
+        if self.asked[v] > OFTEN:
+            raise Cut(v, "is computed at many places by one program")
         state = self.state()
         try:
             with self.w.about(*meaning(v)):

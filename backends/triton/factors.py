@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
-from backends.triton.chains import bare
+from backends.triton.chains import bare, repeated
 from backends.triton.evaluate import Buffer, computed
+from backends.triton.narrow import multiplies as matrices
+from backends.triton.roots import demands, tiled
 from lowering import program as p
 from lowering.program import Value
+
+LITTLE = 16
+"""how many times smaller than what a loop stores a value is that is in memory before it"""
 
 
 def products(v: Value, known: Mapping[Value, Buffer]) -> Iterator[Value]:
@@ -47,6 +52,35 @@ def drive(v: Value, known: Mapping[Value, Buffer]) -> Value:
     """The one product on the way to what a loop over blocks reads, before time is cut; v if there are others."""
     made = [*products(v, known)]
     return bare(made[0]) if len(made) == 1 else v
+
+
+def stepwise(v: Value, order: Sequence[Value], known: Mapping[Value, Buffer]) -> Value | None:
+    """The smallest value on the way to a scan that products of matrices along its steps make: for all at once.
+
+    Of values alike the last, so that nothing is summed in the scan, which then goes by blocks of steps.
+    """
+    assert isinstance(v.op, p.AffineScan)
+    axis = v.op.axis
+    if not tiled(axis, demands(v.args, known)):
+        return None
+    inside = {x for a in v.args for x in computed(a, known) if axis in x.axes}
+    made = [x for x in order if x in inside and tiled(axis, demands([x], known))]
+    return min(reversed(made), key=lambda x: prod(x.shape), default=None)
+
+
+def little(v: Value, grid: Mapping[str, int], known: Mapping[Value, Buffer]) -> Value | None:
+    """What every program of a loop would compute again by products of matrices, if it is little: as a normaliser is.
+
+    Of the values that take all these products, the smallest.
+    """
+    for u, _, _ in repeated(v, grid, known):
+        whole = {*products(u, known)}
+        if any(map(matrices, whole)):
+            made = (x for x in computed(u, known) if isinstance(x.op, p.Map) and whole == {*products(x, known)})
+            x = min((u, *made), key=lambda x: prod(x.shape))
+            if LITTLE * prod(x.shape) <= prod(v.shape):
+                return x
+    return None
 
 
 def _made(y: Value, known: Mapping[Value, Buffer]) -> Iterator[Value]:

@@ -53,12 +53,15 @@ def _loop(b: Builder, op: p.Scan, args: Sequence[Value], found: dict[Value, Valu
     free = [i for i, y in enumerate(body.outputs) if i >= n and y not in needed and _liftable(y)]
     late = [i for i in free if any(isinstance(x.op, p.Contract) for x in reached([body.outputs[i]]) - needed)]
     sums = [i for i in free if i not in late and _long(reached([body.outputs[i]]) - needed)]
-    if sums and Rows.of(body, carries, [body.outputs[i] for i in sorted((*late, *sums))]) is not None:
+    wide = [i for i in free if i not in (*late, *sums) and _across(reached([body.outputs[i]]), needed, carries)]
+    rows = Rows.of(body, carries, [body.outputs[i] for i in sorted((*late, *sums))]) if sums else None
+    if rows is not None and all(rows.axis not in body.outputs[i].axes for i in sums):
         late = sorted((*late, *sums))  # of what is too large for memory, sums need the loop over rows as products do
+    room = ROOM * sum(_entries(body.outputs[i]) for i in late)
+    late = sorted((*late, *wide))
     read = reached([body.outputs[i] for i in late])
     stored = [x for x in read if x in needed and _stored(x, read - needed)]
     carried = [x for x in stored if not reached([x]).isdisjoint(carries)]
-    room = ROOM * sum(_entries(body.outputs[i]) for i in late)
     offers = (
         _extra(body, n, late, set(kept)) for kept in (stored, carried)
     )  # what hangs on no carry can be made again
@@ -122,6 +125,13 @@ def _frontier(values: Sequence[Value], known: set[Value]) -> set[Value]:
 def _stored(x: Value, readers: set[Value]) -> bool:
     """Whether a value of the loop that a later result reads is worth storing: one that took a product."""
     return any(x in r.args for r in readers) and any(isinstance(u.op, p.Contract) for u in reached([x]))
+
+
+def _across(values: set[Value], needed: set[Value], carries: Sequence[Value]) -> bool:
+    """Whether what hangs on no carry sums along an axis of one: no program of the loop would have all of it."""
+    axes = {a for x in carries for a in x.axes}
+    reduced = [x for x in values - needed if isinstance(x.op, p.Reduce) and x.op.fn == "sum"]
+    return values.isdisjoint(carries) and any(not axes.isdisjoint(x.op.over) for x in reduced)  # type: ignore[union-attr]
 
 
 def _long(values: set[Value]) -> bool:

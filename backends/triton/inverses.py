@@ -39,8 +39,12 @@ def inverted(program: Program, most: int) -> Program:
     return Program(inputs=program.inputs, outputs=tuple(done[v] for v in program.outputs), names=program.names)
 
 
+def _small(v: Value, most: int) -> bool:
+    return isinstance(v.op, p.Solve) and v.kind == "real" and v.size(v.op.row) <= most
+
+
 def _eligible(v: Value, most: int) -> bool:
-    if not isinstance(v.op, p.Solve) or v.kind != "real" or v.size(v.op.row) > most:
+    if not _small(v, most):
         return False
     lower, right = v.args
     return prod(n for a, n in right.sizes.items() if a not in lower.axes) >= LEAST
@@ -97,7 +101,7 @@ class System:
 
 
 def _loop(b: Builder, op: p.Scan, args: Sequence[Value], most: int) -> list[Value]:
-    """The loop, with the inverses of what it is given of L."""
+    """The loop, with the inverses of what it is given of L: a system in it, of however few columns, takes kernels."""
     inner = Builder()
     body, last = op.body, op.carries + op.steps
     done: dict[Value, Value] = {x: x for x in body.inputs}
@@ -105,7 +109,7 @@ def _loop(b: Builder, op: p.Scan, args: Sequence[Value], most: int) -> list[Valu
     for v in body.order:
         if v in done:
             continue
-        system = System.of(v.op, done[v.args[0]]) if _eligible(v, most) and isinstance(v.op, p.Solve) else None
+        system = System.of(v.op, done[v.args[0]]) if _small(v, most) and isinstance(v.op, p.Solve) else None
         if system is None or system.lower not in body.inputs[op.carries :]:
             done[v] = inner.again(v, [done[a] for a in v.args])
             continue

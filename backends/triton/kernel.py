@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from textwrap import fill
 
 from backends.triton.covers import covered
@@ -99,13 +100,21 @@ def fitting(write: Callable[[Setting], Kernel], options: Sequence[Setting]) -> K
             break
         for warps in (4, 8):
             if kernel.held <= option.limit * 32 * warps:
-                return replace(kernel, warps=warps, setting=option, fits=True)
+                return replace(kernel, text=_tidied(kernel.text), warps=warps, setting=option, fits=True)
         made.append(replace(kernel, warps=8, setting=option, fits=False))
     if not made:
         raise failed[0]
     least = min(k.programs for k in made)
     worth = WORTH if options[0].limit >= LIMITS[0] else 0.0
-    return min(made, key=lambda k: k.held * (k.programs / least) ** worth)
+    best = min(made, key=lambda k: k.held * (k.programs / least) ** worth)
+    return replace(best, text=_tidied(best.text))
+
+
+@lru_cache(maxsize=1 << 12)
+def _tidied(text: str) -> str:
+    """A kernel's text with its body's lines broken: of what is not taken nobody reads them."""
+    head, mark, body = text.rpartition(f"{MARK}\n")
+    return head + mark + tidy(body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +163,8 @@ class Kernel:
         return n
 
 
+MARK = '    """'
+"""the end of a docstring"""
 PROGRAM = "i_p = tl.program_id(0).to(tl.int64)"
 
 
@@ -185,7 +196,7 @@ class Grid:
 
 
 def assembled(name: str, e: Evaluator, grid: Grid, writes: Sequence[Buffer], title: str) -> Kernel:
-    """The whole text: helpers, header, places, body."""
+    """The whole text: helpers, header, places, body (`fitting` breaks its lines)."""
     for b in writes:
         covered(name, b, e.stored[b.name])
     results = [b.name for b in writes if not b.name.startswith(hint(b.value))]
@@ -206,8 +217,8 @@ def assembled(name: str, e: Evaluator, grid: Grid, writes: Sequence[Buffer], tit
     title = title.replace("\n", "\n    ")
     lines = [f"    {x}" for x in (*grid.lines(), *ranges)]
     head = ["@triton.jit", signature(f"def {name}", pointers, ":"), f'    """{title}', ""]
-    head += [*(told if len(steps) > 1 else ()), *notes, '    """']
-    text = "\n".join([*head, *lines, "", tidy(body), ""])
+    head += [*(told if len(steps) > 1 else ()), *notes, MARK]
+    text = "\n".join([*head, *lines, "", body, ""])
     return Kernel(
         name, text, frozenset(words & HELPERS.keys()), reads, tuple(writes), tuple(grid.counts.items()), held=held
     )

@@ -11,17 +11,20 @@ from backends.triton import tile as t
 from backends.triton.affine import Affine, affine_of
 from backends.triton.blocks import within
 from backends.triton.bounds import turns
+from backends.triton.cumulations import cumulated, neutral_of, running
 from backends.triton.ends import at_the_end, moved
 from backends.triton.evaluate import Buffer, Cut, Evaluator, Where, computed, meaning, stripped
 from backends.triton.kernel import Grid, Kernel, Setting, assembled
 from backends.triton.products import whole
 from backends.triton.roots import Demands, demands, places
 from backends.triton.rules import RULES
-from backends.triton.sums import cumulated, fresh, looping, neutral_of, padded, running
+from backends.triton.sums import fresh, looping, padded
 from backends.triton.tile import Dim, Index, Tile
 from lowering import program as p
 from lowering.program import Program, Value
 
+LARGEST = 64
+"""entries along an axis of lowering's own, of which a loop without products carries a tile along two"""
 STEPS, LANES = 64, 32
 """of a tile of a scan that runs entry by entry: places along the axis, and beside it"""
 
@@ -384,7 +387,8 @@ def _within(op: p.Scan, v: Value, buffers: Mapping[Value, Buffer]) -> Demands:
         sizes = {a: n for x in op.body.inputs[: op.carries] for a, n in x.sizes.items()}
         best = max(sizes, key=lambda a: (a.startswith("_"), sizes[a]), default=None)
         if best is not None:
-            found.tiles[best] = 1
+            own = [a for a in sizes if a.startswith("_") and 1 < sizes[a] <= LARGEST]
+            found.tiles |= dict.fromkeys({best, *own} if prod(sizes[a] for a in own) <= LARGEST**2 else [best], 1)
     return found
 
 

@@ -20,7 +20,7 @@ from backends.triton.beside import loops_along, side_by_side
 from backends.triton.chains import APART, bare, overlong, repeated, unmasked
 from backends.triton.ends import at_the_end, loop_of
 from backends.triton.evaluate import Buffer, Cut, computed, hint, meaning, reached, stripped
-from backends.triton.factors import between, condenses, drive, factor, multiplies
+from backends.triton.factors import between, condenses, drive, factor, little, multiplies, stepwise
 from backends.triton.kernel import LIMITS, SPILLED, Kernel, Setting, fitting, shapes
 from backends.triton.prepared import prepared
 from backends.triton.roots import demands
@@ -184,6 +184,8 @@ class _Partition:
         if isinstance(self.producer(v).op, p.Region):
             return self.pairs(self.producer(v), name)
         if isinstance(op, p.AffineScan):
+            if (x := stepwise(v, self.program.order, self.buffers)) is not None:
+                raise Cut(x, "is made by products of matrices along the steps, which a loop would take one by one")
             return self.alone(v, lambda s: loops.affine(name, buffer, {**rest, v: buffer}, s, title))
         if isinstance(op, p.Cumulate) and (v.size(op.axis) > WHOLE or self.apiece(v)):
             return self.alone(v, lambda s: loops.cumulate(name, buffer, {**rest, v: buffer}, s, title))
@@ -222,10 +224,11 @@ class _Partition:
         Little of it is computed again, and by few programs, unless tiles are narrow because larger ones have spilled.
         """
         known, narrow = self.rest(v), kernel.setting.limit < SPILLED
+        often = OFTEN // 2 if self.learnt.sharing else OFTEN
         for u, times, single in repeated(v, dict(kernel.grid), known):
             if multiplies(u, known):
                 deep = single and (not kernel.fits or self.products(u) >= DEEP)
-                if deep or (narrow and times >= OFTEN and prod(u.shape) <= prod(v.shape)):
+                if deep or (narrow and times >= often and prod(u.shape) <= prod(v.shape)):
                     return unmasked(u)
         return None
 
@@ -286,6 +289,8 @@ class _Partition:
     def alone(self, v: Value, write: Write) -> Launch:
         """A loop along the axis of v; small sums of products that it finds no registers for are in memory before."""
         made = self.launch(write, v)
+        if (x := little(v, dict(made.kernel.grid), self.rest(v))) is not None:
+            raise Cut(x, "is made by products that every program of a loop would take again")
         small = [] if made.kernel.fits else [a for a in v.args if a not in self.buffers and condenses(a, self.buffers)]
         if small:
             if isinstance(v.op, p.Cumulate):

@@ -249,6 +249,11 @@ def _priority(axis: str, wanted: Demands) -> int:
     return max(wanted.tiles.get(axis, 0), wanted.tiles.get(inner, 0))
 
 
+def tiled(axis: str, wanted: Demands) -> bool:
+    """Whether products of matrices want a tile along an axis, or inside its blocks."""
+    return bool(_priority(axis, wanted))
+
+
 def _tile_size(axis: str, n: int, wanted: Demands) -> int:
     _, inner, size = wanted.blocks.get(axis, (axis, axis, 0))
     if (held := _held(axis, n, wanted)) > 1:

@@ -38,7 +38,7 @@ class Rows:
 
     @classmethod
     def of(cls, body: Program, carries: Sequence[Value], late: Sequence[Value]) -> Rows | None:
-        """Those of `late`, results of a loop's body, if all are such sums over one long axis."""
+        """Those of `late`, results of a loop's body, that are such sums over one long axis: all that lack it."""
         sizes = {a: n for x in body.inputs for a, n in x.sizes.items()}
         for axis in sorted(sizes, key=lambda a: (-sizes[a], a)):
             if sizes[axis] > WHOLE and (made := cls._along(axis, late, set(carries))) is not None:
@@ -47,8 +47,9 @@ class Rows:
 
     @classmethod
     def _along(cls, axis: str, late: Sequence[Value], carries: set[Value]) -> Rows | None:
+        late = [y for y in late if axis not in y.axes]
         reached = Program(inputs=(), outputs=tuple(late), names=()).order
-        if any(axis in y.axes for y in late) or not carries.isdisjoint(reached):
+        if not carries.isdisjoint(reached):
             return None
         sums = [v for v in reached if axis not in v.axes and any(axis in a.axes for a in v.args)]
         inside = Program(inputs=(), outputs=tuple(sums), names=()).order

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from backends.triton.cumulations import CUMULATIONS
 from backends.triton.entries import ENTRIES
 from backends.triton.evaluate import Rule
 from backends.triton.joint import map_or_sum
 from backends.triton.sums import SUMS
 from lowering import program as p
 
-RULES: dict[type, Rule] = {**ENTRIES, **SUMS, p.Map: map_or_sum}
+RULES: dict[type, Rule] = {**ENTRIES, **SUMS, **CUMULATIONS, p.Map: map_or_sum}

@@ -141,6 +141,9 @@ def _reordered(lines: list[Line | Loop], changed: set[str]) -> None:
             if last >= 0 and last not in before[i]:
                 before[i].append(last)
             last = i
+    touches = [
+        _bits([i, *of]) for i, of in enumerate(values)
+    ]  # what `change` looks at, and what a line's place changes
     waits = [0] * len(lines)
     for i in range(len(lines)):
         for j in before[i]:
@@ -156,10 +159,13 @@ def _reordered(lines: list[Line | Loop], changed: set[str]) -> None:
                 now += size[j]
         return now
 
-    def ahead(i: int) -> int:
-        """The fewest registers, of those held before, after this line and some of those that may then come."""
+    def ahead(i: int) -> tuple[int, int]:
+        """The fewest registers, of those held before, after this line and some of those that may then come.
+
+        Also the lines that this hangs on.
+        """
         held, left, todo = set(live), dict[int, int](), [i]
-        now, least = 0, 1 << 60
+        now, least, seen = 0, 1 << 60, touches[i]
         for _ in range(AHEAD):
             if not todo:
                 break
@@ -171,12 +177,17 @@ def _reordered(lines: list[Line | Loop], changed: set[str]) -> None:
             held.update(values[i])
             for j in before[i]:
                 left[j] = left.get(j, waits[j]) - 1
+                seen |= 1 << j
                 if not left[j]:
                     todo.append(j)
-        return least
+                    seen |= touches[j]
+        return least, seen
 
+    known: dict[int, tuple[int, int]] = {}  # what `ahead` gave, until something that it hangs on changes
     while ready:
-        best = min(ready, key=lambda i: (ahead(i), -i)) if len(ready) > 1 else next(iter(ready))
+        if len(ready) > 1:
+            known |= {i: ahead(i) for i in ready if i not in known}
+        best = min(ready, key=lambda i: (known[i][0], -i)) if len(ready) > 1 else next(iter(ready))
         ready.remove(best)
         order.append(best)
         live.discard(best)
@@ -185,7 +196,14 @@ def _reordered(lines: list[Line | Loop], changed: set[str]) -> None:
             waits[j] -= 1
             if not waits[j]:
                 ready.add(j)
+        changed_now = touches[best] | _bits(before[best])
+        known = {i: x for i, x in known.items() if i != best and not x[1] & changed_now}
     lines[:] = [lines[i] for i in reversed(order)]
+
+
+def _bits(of: Iterable[int]) -> int:
+    """A set of small numbers as one."""
+    return sum(1 << i for i in {*of})
 
 
 def pressure(lines: list[Line | Loop]) -> int:
@@ -209,19 +227,32 @@ def every(lines: Iterable[Line | Loop]) -> Iterator[Line]:
             yield x
 
 
+@lru_cache(maxsize=1 << 16)
+def _working(text: str) -> int:
+    """Tiles that a line's functions hold while they work."""
+    return max((tiles for name, tiles in TILES.items() if name in text), default=0)
+
+
 def _largest(lines: list[Line | Loop], sizes: dict[str, int], after: set[str]) -> tuple[int, list[Line | Loop], int]:
     """`after`: names that are read later."""
     live, most = set(after), (0, lines, 0)
+    held = sum(sizes[n] for n in live)
     for i, x in reversed(list(enumerate(lines))):
-        names = {n for n in read(x) if n in sizes}
+        names = read(x) & sizes.keys()
         if isinstance(x, Loop):
             inside = {y.name for y in every(x.lines)}
-            live |= names - inside
+            names -= inside
+            held += sum(sizes[n] for n in names - live)
+            live |= names
             most = max(most, _largest(x.lines, sizes, live), key=lambda found: found[0])
             continue
-        working = max((tiles * x.size for name, tiles in TILES.items() if name in x.text), default=0) + x.working
-        now = sum(sizes[n] for n in live | names) + (x.size if x.name not in live else 0) + working
-        most = max(most, (now, lines, i), key=lambda found: found[0])
-        live.discard(x.name)
+        held += sum(sizes[n] for n in names - live)
+        own = x.name in live
+        now = held + (0 if own else x.size) + _working(x.text) * x.size + x.working
+        if now > most[0]:
+            most = now, lines, i
         live |= names
+        if own and x.name not in names:
+            held -= sizes[x.name]
+            live.discard(x.name)
     return most

@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 
-from backends.triton.compilers import LIMIT, figures
+from backends.triton.compilers import LIMIT, Compilers, figures, kept
 from backends.triton.devices import DEVICES, triton_of
 from backends.triton.evaluate import Buffer
-from backends.triton.kernel import LAST, Kernel, Setting
+from backends.triton.kernel import LAST, SPILLED, Kernel, Setting
 from backends.triton.known import installed, sound
 from backends.triton.partition import lightest, plan, plans
 from backends.triton.steps import Call, Launch, Learnt, Plan, Repeat, Step
@@ -82,13 +82,19 @@ def settled(program: Program, setting: Setting, target: str, types: Types, *, li
 
     limit   seconds that one kernel may be compiled for
     """
-    spilled = _Spilled(target, limit)
-    tried, last = _tried(program, setting, spilled, types)
-    made = min(tried)
-    if made.spilled and any("tl.exp2(" in k.text for k in made.plan.kernels()):
-        tried, _ = _tried(program, replace(last, folded=not last.folded), spilled, types, other=False)
-        made = min(made, *tried)
-    return made.plan
+    with kept() as compilers:
+        search = _Search(program, setting, _Spilled(target, limit, compilers), types, Learnt())
+        while search.turn() and not search.grown:
+            pass
+        found = []
+        if search.grown:
+            sharing = Learnt(sharing=True, written=search.learnt.written)
+            found.append(replace(search, learnt=sharing, other=False).done())
+        made = min([search.done(*found), *found])
+        if made.spilled and any("tl.exp2(" in k.text for k in made.plan.kernels()):
+            late = replace(search.setting, folded=not search.setting.folded)
+            made = min(made, replace(search, setting=late, learnt=Learnt(), other=False).done())
+        return made.plan
 
 
 @dataclass(order=True)
@@ -100,45 +106,113 @@ class _Tried:
     plan: Plan = field(compare=False)
 
 
-def _tried(
-    program: Program, setting: Setting, spilled: _Spilled, types: Types, *, other: bool = True
-) -> tuple[list[_Tried], Setting]:
-    """Plans, each made after what the one before spilled; the setting that they were made with.
+@dataclass
+class _Search:
+    """Plans, each made after what the one before spilled.
 
-    other   whether it may be another than the given one
+    other   whether another setting than the given one may be taken at the first plan
+    over    whether there is none that is worth making     asked   plans of which a kernel was new to the compiler
     """
-    learnt, lanes = Learnt(), _lanes(spilled.target)
-    seen: set[str | frozenset[Value]] = set()
-    tried: list[_Tried] = []
-    spilled.asked = 0
-    for turn in range(TURNS):
-        fresh = int(setting.limit * (1.0, LESS, LESS, LEAST)[min(turn, 3)])
-        first = plan(program, replace(setting, limit=fresh), learnt=learnt)
-        made, bad = spilled.fewest(first, types(first))
-        if turn == 0 and (closer := _closer(program, replace(setting, limit=fresh), learnt)) is not None:
-            instead, left = spilled.fewest(closer, types(closer))
+
+    program: Program
+    setting: Setting
+    spilled: _Spilled
+    types: Types
+    learnt: Learnt
+    other: bool = True
+    tried: list[_Tried] = field(default_factory=list, init=False)
+    seen: set[str] = field(default_factory=set, init=False)
+    crowds: dict[frozenset[Value], _Crowd] = field(default_factory=dict, init=False)
+    asked: int = field(default=0, init=False)
+    over: bool = field(default=False, init=False)
+
+    def done(self, *than: _Tried) -> _Tried:
+        """The best of all plans, made until one is no better than those that are known."""
+        while self.turn(*than):
+            pass
+        return min(self.tried)
+
+    @property
+    def grown(self) -> bool:
+        """Whether tiles that are narrow since others spilled take more launches than at first, and still spill."""
+        first, last = self.tried[0], self.tried[-1]
+        narrow = any(k.setting.limit < SPILLED for k in last.plan.kernels())
+        return bool(last.spilled) and last.passed[0] > first.passed[0] and narrow
+
+    def turn(self, *than: _Tried) -> bool:
+        """One plan more; whether there is another to make.
+
+        than   plans that are known: one that passes as much as one that spills nothing is not compiled
+        """
+        if self.over:
+            return False
+        turn = len(self.tried)
+        fresh = int(self.setting.limit * (1.0, LESS, LESS, LEAST)[min(turn, 3)])
+        first = plan(self.program, replace(self.setting, limit=fresh), learnt=self.learnt)
+        if any(not x.spilled and x.passed <= _passed(first, self.types(first)) for x in than):
+            self.over = True
+            return False
+        made, bad = self.fewest(first)
+        if turn == 0:
+            made, bad = self.begun(made, bad, fresh)
+        self.tried.append(_Tried(sum(bad.values()), _passed(made, self.types(made)), made))
+        before = self.learnt.copy()
+        self.learn(made, bad, fresh)
+        self.over = not bad or self.learnt == before or self.asked >= TRIES or len(self.tried) >= TURNS
+        return not self.over
+
+    def begun(self, made: Plan, bad: dict[Kernel, int], fresh: int) -> tuple[Plan, dict[Kernel, int]]:
+        """What else there is to begin with, if that spills less; the plan taken, with what it spills."""
+        if (closer := _closer(self.program, replace(self.setting, limit=fresh), self.learnt)) is not None:
+            instead, left = self.fewest(closer)
             if not left:
                 made, bad = instead, left
-        for way in _instead(setting, bad) if turn == 0 and other else ():
+        for way in _instead(self.setting, bad) if self.other else ():
             own = Learnt()
-            second = plan(program, replace(way, limit=fresh), learnt=own)
-            instead, left = spilled.fewest(second, types(second))
-            if not left or (way.copies == setting.copies and sum(left.values()) < sum(bad.values())):
-                made, bad, setting, learnt = instead, left, way, own
+            instead, left = self.fewest(plan(self.program, replace(way, limit=fresh), learnt=own))
+            if not left or (way.copies == self.setting.copies and sum(left.values()) < sum(bad.values())):
+                made, bad, self.setting, self.learnt = instead, left, way, own
             if not bad:
                 break
-        tried.append(_Tried(sum(bad.values()), _passed(made, types(made)), made))
-        before = learnt.copy()
+        return made, bad
+
+    def fewest(self, of: Plan) -> tuple[Plan, dict[Kernel, int]]:
+        """See `_Spilled.fewest`."""
+        count = len(self.spilled.known)
+        made = self.spilled.fewest(of, self.types(of))
+        self.asked += len(self.spilled.known) > count
+        return made
+
+    def learn(self, made: Plan, bad: Mapping[Kernel, int], fresh: int) -> None:
+        """What to plan otherwise next time."""
+        lanes = _lanes(self.spilled.target)
         for kernel in made.kernels():
-            parts = spilled.parts(kernel, bad[kernel], types(made)) if kernel in bad else {}
-            crowd = [frozenset(b.value for b in kernel.writes)] if kernel.parts and kernel in parts else []
-            stuck = not seen.isdisjoint((kernel.text, *crowd))
-            _learn(learnt, kernel, parts, fresh, kernel.warps * lanes, stuck=stuck)
-            seen.update(crowd)
-        seen |= {k.text for k in bad}
-        if not bad or learnt == before or spilled.asked >= TRIES:
-            break
-    return tried, setting
+            parts = self.spilled.parts(kernel, bad[kernel], self.types(made)) if kernel in bad else {}
+            own = frozenset(b.value for b in kernel.writes)
+            before, crowded = self.crowds.get(own), bool(kernel.parts) and kernel in parts
+            if kernel.parts and before is not None and before.spilled <= bad.get(kernel, 0):
+                self.learnt.limits |= before.limits  # narrower tiles spill more: what stands beside them is in the way
+                _apart(self.learnt, kernel)
+                continue
+            stuck = kernel.text in self.seen or (crowded and before is not None)
+            if crowded:
+                limits = {v: self.learnt.limits.get(v, fresh) for v in own}
+                self.crowds[own] = _Crowd(bad[kernel], limits)
+            _learn(self.learnt, kernel, parts, fresh, kernel.warps * lanes, stuck=stuck)
+        self.seen |= {k.text for k in bad}
+
+
+@dataclass(frozen=True)
+class _Crowd:
+    """What kernels side by side spilled that spill together only, and the limits that they had."""
+
+    spilled: int
+    limits: Mapping[Value, int]
+
+
+def _apart(learnt: Learnt, kernel: Kernel) -> None:
+    """The largest of kernels side by side is launched by itself."""
+    learnt.alone |= {b.value for b in max(kernel.parts, key=lambda k: k.held).writes}
 
 
 def _instead(setting: Setting, spilled: Mapping[Kernel, int]) -> Iterator[Setting]:
@@ -167,7 +241,7 @@ def _learn(
     stuck     the kernel is as it was before its limit was lowered, or what stands side by side in it still spills so
     """
     if stuck and kernel in spilled and kernel.parts:
-        learnt.alone |= {b.value for b in max(kernel.parts, key=lambda k: k.held).writes}
+        _apart(learnt, kernel)
         return
     for part in kernel.parts or (kernel,):
         own = {b.value for b in part.writes}
@@ -199,24 +273,22 @@ def _lower(limit: int, held: int, spilled: int, stuck: bool) -> int:
 class _Spilled:
     """The bytes that kernels spill on a device.
 
-    limit   seconds that one kernel may be compiled for     asked   plans of late of which a kernel was new
+    limit   seconds that one kernel may be compiled for
     """
 
     target: str
     limit: float
+    compilers: Compilers
     known: dict[str, int] = field(default_factory=dict)
-    asked: int = 0
 
     def fewest(self, of: Plan, dtype: Callable[[Buffer], torch.dtype]) -> tuple[Plan, dict[Kernel, int]]:
         """The plan with each kernel launched in the way that spills least; what kernels spill, of those that do."""
         ways = {k: _ways(k, self.target) for k in of.kernels()}
-        count = len(self.known)
         firsts = self.of([w[0] for w in ways.values()], dtype)
         again = [w for k, n in zip(ways, firsts, strict=True) if n for w in _others(ways[k], n)]
         found = dict(zip((w[0] for w in ways.values()), firsts, strict=True)) | dict(
             zip(again, self.of(again, dtype), strict=True)
         )
-        self.asked += len(self.known) > count
         best = {k: min((w for w in every if w in found), key=lambda w: found[w]) for k, every in ways.items()}
         return _replaced(of, best), {k: n for k in best.values() if (n := found[k])}
 
@@ -233,7 +305,7 @@ class _Spilled:
         keys = {k: json.dumps(t, sort_keys=True) for k, t in tasks.items()}
         new = {keys[k]: t for k, t in tasks.items() if keys[k] not in self.known}
         most = DEVICES[self.target].block_shared if self.target in DEVICES else None
-        for key, made in zip(new, figures([*new.values()], limit=self.limit), strict=True):
+        for key, made in zip(new, figures([*new.values()], limit=self.limit, by=self.compilers), strict=True):
             over = "error" in made or (most is not None and made["shared"] > most) or made["columns"] > COLUMNS
             self.known[key] = NOT if over else max(made["spills"] or 0, made["stack"] or 0)
         return [self.known[keys[k]] for k in kernels]

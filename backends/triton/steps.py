@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from backends.triton.evaluate import Buffer
@@ -62,6 +62,7 @@ class Learnt:
     single    values whose kernels store nothing else
     alone     values whose kernels are not put side by side with others
     stored    whether states are in memory, and read by kernels of their own, not by the loops that carry them
+    sharing   whether products are in memory that half of `OFTEN` programs of narrow tiles would compute again
     halved    how often a sum that takes half of the products on the way to a value is put in memory
     written   kernels, or why there are none, by what they store, their setting and the arrays that they read
     """
@@ -70,12 +71,13 @@ class Learnt:
     single: set[Value] = field(default_factory=set)
     alone: set[Value] = field(default_factory=set)
     stored: bool = False
+    sharing: bool = False
     halved: Counter[Value] = field(default_factory=Counter)
     written: dict[tuple[Any, ...], Kernel | Exception] = field(default_factory=dict, compare=False)
 
     def copy(self) -> Learnt:
-        return Learnt(
-            dict(self.limits), set(self.single), set(self.alone), self.stored, self.halved.copy(), self.written
+        return replace(
+            self, limits=dict(self.limits), single=set(self.single), alone=set(self.alone), halved=self.halved.copy()
         )
 
 

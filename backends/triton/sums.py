@@ -1,4 +1,4 @@
-"""Tiles of the operations that sum: contractions, reductions, cumulations and triangular solves."""
+"""Tiles of the operations that sum: contractions, reductions, scans and triangular solves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from math import prod
 from backends.triton import tile as t
 from backends.triton.affine import affine_of, part_of
 from backends.triton.chains import companions, transforms
-from backends.triton.evaluate import Cut, Evaluator, Rule, Where, computed, gathered
+from backends.triton.evaluate import Cut, Evaluator, Rule, Where, computed
 from backends.triton.inverses import is_eye
 from backends.triton.products import LEAST, large, product, summed, times, whole
 from backends.triton.schedule import Line, names_in
@@ -60,12 +60,21 @@ class Range:
     """The entries that a sum runs over: one dimension for all axes, in one tile or in blocks.
 
     places   of each axis     deep   whether what is summed takes products itself: its blocks are not made smaller
+    beside   entries of a tile's other dimension that is summed after the loop
     """
 
     def __init__(
-        self, e: Evaluator, v: Value, sizes: dict[str, int], where: Where, most: int, least: int = 1, deep: bool = False
+        self,
+        e: Evaluator,
+        v: Value,
+        sizes: dict[str, int],
+        where: Where,
+        most: int,
+        least: int = 1,
+        deep: bool = False,
+        beside: int = 1,
     ) -> None:
-        entries = prod(d.size for d in {d for a in v.axes for d in where[a].dims})
+        entries = beside * prod(d.size for d in {d for a in v.axes for d in where[a].dims})
         sizes = {a: n for a, n in sizes.items() if n > 1}
         self.e, self.v, self.sizes, self.where = e, v, sizes, where
         self.count = 1
@@ -144,6 +153,8 @@ def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
     entries = 1
     for d in left | right:
         entries *= d.size
+    if entries == 1 and not e.summing and (rows := _rows(e, v)) is not None:
+        return _by_rows(e, v, where, rows, {**sizes}, places)
     tensor = v.kind == "real" and not left & right and large(left - right) and large(right - left)
     most = most_at_once(e, v) if tensor else max(min(_room(e) // max(entries, 1), WHOLE * 8), 1)
     also: list[Value] = []
@@ -174,6 +185,33 @@ def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
     for u, made in zip(also, others, strict=True):
         e.keep(u, {a: where[a] for a in u.axes}, made)
     return first
+
+
+def _rows(e: Evaluator, v: Value) -> str | None:
+    """Of the axes that a single sum of many entries runs over, that which is a tile's: arrays are read as they lie."""
+    x = v.args[0]
+    over = [a for a in v.op.over if x.size(a) > 1]  # type: ignore[union-attr]
+    both = all(a in z.axes for a in over for z in v.args)
+    if len(over) < 2 or not both or prod(x.size(a) for a in over) <= FEW:
+        return None
+    if any(isinstance(u.op, p.Contract) for z in v.args for u in computed(z, e.buffers)):
+        return None
+    return next((a for a in reversed(over) if BLOCK <= x.size(a) <= WHOLE), None)
+
+
+def _by_rows(e: Evaluator, v: Value, where: Where, axis: str, sizes: dict[str, int], places: dict[str, Index]) -> Tile:
+    """Σ_{k v} x y of many entries: sums over v for a tile of all k, in a loop; then their sum."""
+    n = sizes.pop(axis)
+    rows = t.counting(fresh(t.word(axis), padded(n), where))
+    here = {**where, axis: rows}
+    (dim,) = rows.dims
+    r = Range(e, v, sizes, here, max(min(_room(e), 2 * FEW) // dim.size, 1), beside=dim.size)
+
+    def term() -> Tile:
+        left, right = (e.masked(r.masked(e.at(z, {**here, **places, **r.places})), rows, n) for z in v.args)
+        return product(e, left, right, r.dim, v.kind)
+
+    return summed(e, accumulated(e, r, v, term, "{} + {}", "0"), dim, "sum")
 
 
 def _cumulates(e: Evaluator, v: Value) -> bool:
@@ -277,115 +315,6 @@ def _reduce(e: Evaluator, v: Value, where: Where) -> Tile:
     return accumulated(e, r, v, term, form, neutral)
 
 
-CUMULATE = {
-    "sum": ("tl.cumsum({x}, axis={i}, reverse={reverse})", "0"),
-    "prod": ("tl.associative_scan({x}, {i}, _times, reverse={reverse})", "1"),
-    "max": ("tl.associative_scan({x}, {i}, _larger, reverse={reverse})", 'float("-inf")'),
-}
-
-
-def neutral_of(v: Value) -> str:
-    assert isinstance(v.op, p.Cumulate)
-    if v.op.fn == "max":
-        return str(-(1 << 62)) if v.kind == "int" else 'float("-inf")'
-    return {"sum": "0", "prod": "1"}[v.op.fn]
-
-
-def _cumulate(e: Evaluator, v: Value, where: Where) -> Tile:
-    assert isinstance(v.op, p.Cumulate)
-    op = v.op
-    n, ix = v.size(op.axis), where[op.axis]
-    if n == 1:
-        return literal_of(v) if op.exclusive else e.at(v.args[0], where)
-    if ix.of is not None and ix.of[2] and ix.of[1] == n and n & (n - 1) == 0:
-        dim = ix.of[0].plain
-        if dim is not None and dim.size >= n:
-            return _ordered(e, v, where, dim, n)
-    if not ix.dims and n <= WHOLE and not any(isinstance(x.op, p.Contract) for x in computed(v.args[0], e.buffers)):
-        return _up_to(e, v, where, ix)
-    if ix.plain is None or ix.plain.size < n:
-        raise Cut(v, "is cumulated along an axis of which a part is asked for")
-    return _ordered(e, v, where, ix.plain, n)
-
-
-def _up_to(e: Evaluator, v: Value, where: Where, ix: Index) -> Tile:
-    """One entry of what is cumulated: the sum (product, largest) of those up to it."""
-    assert isinstance(v.op, p.Cumulate)
-    op = v.op
-    dim = fresh(t.word(op.axis), padded(v.size(op.axis), 2), where)
-    place = t.counting(dim)
-    compare = (">" if op.reverse else "<") + ("" if op.exclusive else "=")
-    inside = Tile(f"({place.text} {compare} {ix.text})", (dim,), "bool", ix.tile.depth)
-    x = e.masked(e.at(v.args[0], {**where, op.axis: place}), place, v.size(op.axis), neutral_of(v))
-    x = e.w.map("tl.where({}, {}, {})", inside, e.typed(x, x), literal_of(v), kind=v.kind)
-    return summed(e, x, dim, op.fn)
-
-
-def _ordered(e: Evaluator, v: Value, where: Where, dim: Dim, n: int) -> Tile:
-    """Cumulated along a dimension, in blocks of n if it is longer.
-
-    With `exclusive`, the entries one place on are cumulated if they can be read there, else the sums are moved.
-    """
-    assert isinstance(v.op, p.Cumulate)
-    op = v.op
-    blocked = where[op.axis].plain is None
-
-    def run(x: Tile) -> Tile:
-        return _in_blocks(e, v, x, dim, n) if blocked else running(e, v, x, dim)
-
-    if not op.exclusive:
-        return run(cumulated(e, v, where, n))
-    state = e.state()
-    try:
-        return run(cumulated(e, v, where, n))
-    except Cut:
-        e.restore(state)
-    ix = where[op.axis]
-    x = run(e.masked(e.at(v.args[0], where), ix, n, neutral_of(v)))
-    by = 1 if op.reverse else -1
-    inside = e.between(t.shifted(ix, by), 0, n)
-    assert isinstance(inside, Tile)
-    moved = gathered(e, x, dim, by)
-    return e.w.map("tl.where({}, {}, {})", inside, moved, literal_of(v), kind=v.kind)
-
-
-def _in_blocks(e: Evaluator, v: Value, x: Tile, dim: Dim, n: int) -> Tile:
-    """Cumulated inside every n entries along a dimension."""
-    assert isinstance(v.op, p.Cumulate)
-    x = whole(e, x, tuple(sorted({*x.dims, dim})))
-    i = x.dims.index(dim)
-    sizes = [d.size for d in x.dims]
-    blocks = f"tl.reshape({x.text}, {[*sizes[:i], dim.size // n, n, *sizes[i + 1 :]]})"
-    cumulated = CUMULATE[v.op.fn][0].format(x=blocks, i=i + 1, reverse=v.op.reverse)
-    return e.w.let("b_cum", f"tl.reshape({cumulated}, {sizes})", x.dims, depth=x.depth, kind=v.kind)
-
-
-def literal_of(v: Value) -> Tile:
-    return Tile(neutral_of(v), literal=True, kind=v.kind)
-
-
-def cumulated(e: Evaluator, v: Value, where: Where, n: int) -> Tile:
-    """What is cumulated: the argument, or with `exclusive` the entry before (after)."""
-    op = v.op
-    assert isinstance(op, p.Cumulate)
-    ix = where[op.axis]
-    neutral = neutral_of(v)
-    if not op.exclusive:
-        return e.masked(e.at(v.args[0], where), ix, n, neutral)
-    earlier = t.shifted(ix, 1 if op.reverse else -1)
-    inside = e.between(earlier, 0, n)
-    return e.select(inside, lambda: e.wide(e.at(v.args[0], {**where, op.axis: earlier})), lambda: literal_of(v))
-
-
-def running(e: Evaluator, v: Value, x: Tile, dim: Dim) -> Tile:
-    op = v.op
-    assert isinstance(op, p.Cumulate)
-    x = whole(e, x, tuple(sorted({*x.dims, dim})))
-    form = CUMULATE[op.fn][0]
-    text = form.format(x=x.text, i=x.dims.index(dim), reverse=op.reverse)
-    return e.w.let("b_cum", text, x.dims, depth=x.depth, kind=v.kind)
-
-
 def _affine_scan(e: Evaluator, v: Value, where: Where) -> Tile:
     """States along a whole axis, in a loop over blocks of steps (sweeps.py); others are kernels of their own."""
     assert isinstance(v.op, p.AffineScan)
@@ -463,6 +392,5 @@ def _inverted(e: Evaluator, v: Value, where: Where, row: Dim, col: Dim) -> Tile:
 
 
 SUMS: dict[type, Rule] = {
-    p.Contract: _contract, p.Reduce: _reduce, p.Cumulate: _cumulate, p.AffineScan: _affine_scan, p.Pick: _scanned,
-    p.Solve: _solve,
+    p.Contract: _contract, p.Reduce: _reduce, p.AffineScan: _affine_scan, p.Pick: _scanned, p.Solve: _solve,
 }  # fmt: skip

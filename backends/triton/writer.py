@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import pairwise
 from math import prod
 
@@ -233,31 +234,43 @@ def _fold(lines: list[Line | Loop], *, small: bool = False, next_: bool = False)
     """
     while True:
         found = list(_walk(lines))
+        made = {x.name for x, _ in found if isinstance(x, Line) and x.name}
         reads: dict[str, list[tuple[Line | Loop, tuple[int, ...]]]] = {}
-        for x, path in found:
-            for word in names_in(x.text if isinstance(x, Line) else x.head):
-                reads.setdefault(word, []).append((x, path))
-        after = {id(x): y for (x, _), (y, _) in pairwise(found)}
+        for at in found:
+            for word in names_in(at[0].text if isinstance(at[0], Line) else at[0].head):
+                if word in made:
+                    reads.setdefault(word, []).append(at)
+        after = {id(x): y for (x, _), (y, _) in pairwise(found)} if next_ else {}
         gone: set[int] = set()
         touched: set[int] = set()
         for x, path in found:
             if not isinstance(x, Line) or not x.name or id(x) in touched:
                 continue
-            at = reads.get(x.name, [])
-            if not at:
+            readers = reads.get(x.name, ())
+            if not readers:
                 gone.add(id(x))
-            elif len(at) == 1 and x.light and isinstance(at[0][0], Line) and (at[0][1] == path or x.mask):
-                reader = at[0][0]
+            elif (
+                len(readers) == 1 and x.light and isinstance(readers[0][0], Line) and (readers[0][1] == path or x.mask)
+            ):
+                reader = readers[0][0]
                 if (small and x.size > 1 and not x.mask) or (next_ and after[id(x)] is not reader):
                     continue
-                text = re.sub(rf"\b{x.name}\b(?!\[)", lambda _, t=x.text: _closed(t), reader.text)  # type: ignore[misc]
-                if re.search(rf"\b{x.name}\b", text) is None and len(text) < WIDE and id(reader) not in touched:
+                if id(reader) in touched or len(reader.text) >= WIDE + len(x.name):
+                    continue
+                text = _tile(x.name).sub(lambda _, t=x.text: _closed(t), reader.text)  # type: ignore[misc]
+                if x.name not in names_in(text) and len(text) < WIDE:
                     reader.text = text
                     touched |= {id(reader)}
                     gone.add(id(x))
         if not gone:
             return
         _drop(lines, gone)
+
+
+@lru_cache(maxsize=1 << 14)
+def _tile(name: str) -> re.Pattern[str]:
+    """A name where it stands for a tile as it is."""
+    return re.compile(rf"\b{name}\b(?!\[)")
 
 
 def _drop(lines: list[Line | Loop], gone: set[int]) -> None:

@@ -1,0 +1,94 @@
+"""Loops over chunks are one kernel each: stacked states, gradients of what steps share, systems of one column."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton")
+
+import mixer_ir as mx
+from backends import reference
+from backends.triton.inverses import inverted
+from backends.triton.kernel import Setting
+from backends.triton.levels import levels
+from backends.triton.partition import plan
+from backends.triton.real import real
+from backends.triton.steps import Repeat
+from backends.triton.totals import totalled
+from backends.triton.unstacked import unstacked
+from lowering import program as p
+from lowering.adjoint import adjoint
+from lowering.program import Program
+from mixer_ir.driver.kernels import lowered
+from tests.programs import arrays
+from tests.test_triton import run_both
+
+
+@mx.recurrence
+def momentum_delta(
+    M: mx.State("k v"), S: mx.State("k v"), q: "b t h k", k: "b t h k", v: "b t h v", e: "b t h", w: "b t h", a: "b t h"
+):
+    M = e * M + w * mx.outer(k, v - k @ S)
+    S = a * S + M
+    return M, S, q @ S
+
+
+@mx.recurrence
+def shared_decay(S: mx.State("k v"), q: "b t h k", k: "b t h k", v: "b t h v", a: "h", beta: "b t h"):
+    S = a * (S - beta * mx.outer(k, k @ S)) + mx.outer(k, v)
+    return S, q @ S
+
+
+@mx.recurrence
+def vector_delta(s: mx.State("k"), q: "b t h k", k: "b t h k", v: "b t h", a: "b t h", beta: "b t h"):
+    s = a * (s - beta * k * (k @ s)) + k * v
+    return s, q @ s
+
+
+MIXERS = (momentum_delta, shared_decay, vector_delta)
+REWRITES = {"unstacked": unstacked, "totalled": totalled, "inverted": lambda of: inverted(of, 128)}
+
+
+def passes(mixer: mx.Mixer, form: str = "chunked") -> list[Program]:
+    """Forward and backward, in seven chunks of eight steps."""
+    sizes = {"b": 2, "t": 56, "h": 2, "k": 16, "v": 16}
+    of = lowered(
+        mixer, form, 8, {a: n for a, n in sizes.items() if a in {x for s in mixer.signals.values() for x in s}}
+    )
+    back = adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable])
+    return [real(levels(x)) for x in (of, back)]
+
+
+@pytest.mark.parametrize("mixer", MIXERS, ids=lambda m: m.name)
+def test_a_loop_over_chunks_is_one_kernel(mixer: mx.Mixer) -> None:
+    for of in passes(mixer):
+        assert any(isinstance(v.op, p.Scan) for v in of.order)
+        assert not [s for s in plan(of, Setting()).steps if isinstance(s, Repeat)]
+
+
+@pytest.mark.parametrize(
+    ("mixer", "form", "name"),
+    [
+        (momentum_delta, "chunked", "unstacked"),
+        (momentum_delta, "recurrent", "unstacked"),
+        (shared_decay, "chunked", "totalled"),
+        (shared_decay, "recurrent", "totalled"),
+        (vector_delta, "chunked", "inverted"),
+    ],
+    ids=str,
+)
+def test_rewritten_loops_give_the_same(mixer: mx.Mixer, form: str, name: str) -> None:
+    changed = False
+    for of in passes(mixer, form):
+        made = REWRITES[name](of)
+        changed |= made is not of
+        want, got = (reference.prepare(x)({n: 0.3 * x for n, x in arrays(of).items()}) for x in (of, made))
+        for n, x in want.items():
+            np.testing.assert_allclose(got[n], x, rtol=1e-9, atol=1e-9 * max(1.0, np.abs(x).max()))
+    assert changed
+
+
+@pytest.mark.parametrize("mixer", MIXERS, ids=lambda m: m.name)
+def test_values_and_gradients(mixer: mx.Mixer) -> None:
+    run_both(mixer, "chunked", 9, 1e-7, chunk=4)
