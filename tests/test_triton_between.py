@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from backends import reference
 from backends.triton import launch, partition
+from backends.triton.evaluate import OFTEN
 from backends.triton.inverses import inverted
 from backends.triton.kernel import Setting
 from backends.triton.narrow import narrow
 from backends.triton.partition import plan
+from backends.triton.real import real
 from backends.triton.steps import Call, Launch
 from lowering import program as p
 from lowering.build import Builder, program
 from lowering.program import Program, Value
+from tests.programs import arrays
 
 pytest.importorskip("triton")
 N = 32
@@ -91,3 +96,20 @@ def test_a_buffer_may_lie_in_another_order_than_its_axes() -> None:
     x = b.input("x", ("i", "b", "k"), (3, 5, 7))
     assert partition.Buffer("x", x).strides == (35, 7, 1)
     assert partition.Buffer("x", x, ("b", "i", "k")).strides == (7, 21, 1)
+
+
+def test_a_tree_of_products_is_several_kernels() -> None:
+    """The product of 512 matrices, pair by pair: written out it would be one kernel of 511 products."""
+    b = Builder()
+    x = y = b.input("x", ("t", "m", "n"), (512, 4, 4))
+    for _ in range(9):
+        y = b.split(y, "t", "t", "i", 2)
+        left, right = b.at(y, "i", 0), b.rename(b.rename(b.at(y, "i", 1), "n", "o"), "m", "n")
+        y = b.rename(b.contract(left, right, ("n",)), "o", "n")
+    of = program({"y": y}, [x])
+    kernels = plan(real(of), Setting()).kernels()
+    assert 1 < len(kernels) <= 4 and all(k.text.count("tl.load(") <= 4 * OFTEN for k in kernels)
+    given = {"x": np.eye(4) + 0.1 * arrays(of)["x"]}
+    want = reference.prepare(of)(given)["y"]
+    got = launch.prepare(of)({"x": torch.from_numpy(given["x"])})["y"].numpy()
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9 * np.abs(want).max())
