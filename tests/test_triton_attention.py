@@ -226,3 +226,46 @@ def test_a_filters_gradient_takes_blocks_of_scores() -> None:
     assert all(b.value.axes.count("t") + b.value.axes.count("s") < 2 for k in kernels for b in k.writes)
     last = next(k for k in kernels for b in k.writes if b.name == "d_f")
     assert not re.search(r"\brange\(|tl\.dot\(", last.text)
+
+
+@mx.mixer
+def sloped(q: "b t h k", k: "b t h k", v: "b t h v", slope: "h", at: "t") -> "b t h v":
+    past = mx.lowrank(slope, at, over="") - mx.lowrank(slope * at, 1, over="")
+    return mx.softmax(mx.causal(mx.lowrank(q, k) + past)) @ v
+
+
+@mx.mixer
+def distanced(q: "b t h k", k: "b t h k", v: "b t h v", slope: "h") -> "b t h v":
+    at = mx.index("t")
+    return mx.softmax(mx.lowrank(q, k) - mx.dense(slope * mx.abs(at - mx.source(at)))) @ v
+
+
+@mx.mixer
+def keyed(q: "b t h k", k: "b t h k", v: "b t h v", c: "t") -> "b t h v":
+    return mx.softmax(mx.causal(mx.lowrank(q, k) + mx.lowrank(1, c, over=""))) @ v
+
+
+SHARED = [sloped, distanced, keyed]
+
+
+def backward(mixer: mx.Mixer, **sizes: int) -> Program:
+    own = {a for axes in mixer.signals.values() for a in axes}
+    of = lowered(mixer, "auto", None, {a: n for a, n in sizes.items() if a in own})
+    return adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable])
+
+
+@pytest.mark.parametrize("mixer", SHARED, ids=lambda m: m.name)
+@pytest.mark.parametrize("t", [9, 130])
+def test_what_all_rows_of_scores_share_is_differentiated(mixer: mx.Mixer, t: int) -> None:
+    back = backward(mixer, b=2, t=t, h=1, k=16, v=16)
+    agree(back, arrays(back, seed=3))
+
+
+@pytest.mark.parametrize("mixer", SHARED, ids=lambda m: m.name)
+def test_what_all_rows_of_scores_share_is_carried_apart(mixer: mx.Mixer) -> None:
+    """Each program sums for its own rows, in the loops that attention has anyway: no loop is cut into launches."""
+    back = backward(mixer, b=2, t=4096, h=2, k=64, v=64)
+    made = plan(real(levels(back)), Setting(dot="bf16"))
+    loops = [n for k in made.kernels() for n in re.findall(r"^ *for n_j_(\w+) in", k.text, re.MULTILINE)]
+    assert loops[:3] == ["N", "N", "T"] and len(made.steps) <= 5
+    assert not any(re.search(r"^ {8,}for ", k.text, re.MULTILINE) for k in made.kernels())

@@ -113,3 +113,16 @@ def test_a_tree_of_products_is_several_kernels() -> None:
     want = reference.prepare(of)(given)["y"]
     got = launch.prepare(of)({"x": torch.from_numpy(given["x"])})["y"].numpy()
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9 * np.abs(want).max())
+
+
+def test_a_long_way_from_a_result_is_several_kernels() -> None:
+    """What comes before is in memory, so that evaluation goes no deeper than Python lets it."""
+    b = Builder()
+    x = y = b.input("x", ("t",), (8,))
+    for _ in range(600):
+        y = b.add(b.map("sin", y), 1.0)
+    of = program({"y": y}, [x])
+    assert len(plan(real(of), Setting()).kernels()) == 10
+    given = arrays(of)
+    got = launch.prepare(of)({n: torch.from_numpy(a) for n, a in given.items()})["y"].numpy()
+    np.testing.assert_allclose(got, reference.prepare(of)(given)["y"], rtol=1e-9)

@@ -186,10 +186,11 @@ def _bare(
 
 
 def _summed_late(b: Builder, x: Value) -> Value | None:
-    """Σ of what is renamed or merged, where that is done to a sum."""
-    if not isinstance(x.op, p.Merge | p.Rename):
+    """Σ of what is renamed, merged or multiplied with a number, where that is done to a sum."""
+    by = [a for a in x.args if not a.axes] if _is(x, "mul") or _is(x, "neg") else []
+    if not isinstance(x.op, p.Merge | p.Rename) and not (_is(x, "neg") or len(by) == 1):
         return None
-    y = x.args[0]
+    y = next(a for a in x.args if a not in by)
     while isinstance(y.op, p.Order):
         y = y.args[0]
     y = _summed_late(b, y) or y
@@ -200,6 +201,8 @@ def _summed_late(b: Builder, x: Value) -> Value | None:
             made = b.merge(y.args[0], outer, inner, axis)
         case p.Rename(old=old, new=new):
             made = b.rename(y.args[0], old, new)
+        case p.Map(fn=fn):
+            made = b.map(fn, y.args[0], *by)
     return b.reduce("sum", made, y.op.over)
 
 

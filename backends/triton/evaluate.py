@@ -24,6 +24,8 @@ from lowering.fused import fixed, zeros
 from lowering.program import Value
 
 Where: TypeAlias = Mapping[str, Index]
+DEEP = 120
+"""values on the way to one, beyond which it is read from memory: each takes several of Python's own frames"""
 OFTEN = 64
 """places at which one program computes a value, beyond which it is read from memory: a tree of slices has thousands"""
 
@@ -56,11 +58,17 @@ class Buffer:
     @property
     def strides(self) -> tuple[int, ...]:
         """That of each axis of the value."""
-        made, step = {}, 1
-        for a in reversed(self.axes):
-            made[a] = step
-            step *= self.value.size(a)
-        return tuple(made[a] for a in self.value.axes)
+        return _strides(self.value, self.axes)
+
+
+@lru_cache(maxsize=1 << 12)
+def _strides(v: Value, axes: tuple[str, ...]) -> tuple[int, ...]:
+    """The strides of v's axes in an array that is packed in the order of `axes`."""
+    made, step = {}, 1
+    for a in reversed(axes):
+        made[a] = step
+        step *= v.size(a)
+    return tuple(made[a] for a in v.axes)
 
 
 class Evaluator:
@@ -91,6 +99,7 @@ class Evaluator:
         self.roots: set[Value] = set()
         self.summing = 0
         self.asked: Counter[Value] = Counter()
+        self.depth = 0
 
     def at(self, v: Value, where: Where) -> Tile:
         """The tile of v's entries at `where` (by axis; further axes are ignored)."""
@@ -122,8 +131,11 @@ class Evaluator:
             raise Cut(v, "is computed by itself", always=True)
         self.asked[v] += isinstance(v.op, p.Map | p.Contract | p.Reduce)
         if self.asked[v] > OFTEN:
-            raise Cut(v, "is computed at many places by one program")
+            raise Cut(v, "is computed at many places by one program", always=True)
+        if self.depth >= DEEP:
+            raise Cut(v, "is far from what is asked for", always=True)
         state = self.state()
+        self.depth += 1
         try:
             with self.w.about(*meaning(v)):
                 made: Tile = rule(self, v, where)
@@ -131,6 +143,8 @@ class Evaluator:
             if cut.value is not v or (moved := self._moved(v, where, state)) is None:
                 raise
             made = moved
+        finally:
+            self.depth -= 1
         return made
 
     def _moved(self, v: Value, where: Where, state: tuple[int, int]) -> Tile | None:

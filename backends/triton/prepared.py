@@ -10,6 +10,7 @@ from backends.triton.exponentials import exponentials
 from backends.triton.fission import fissioned
 from backends.triton.inverses import inverted
 from backends.triton.pairs import paired
+from backends.triton.partials import partial
 from backends.triton.powers import powers
 from backends.triton.scales import unscaled
 from backends.triton.sinking import sunk
@@ -28,7 +29,7 @@ def prepared(program: Program, single: bool, folded: bool, stored: bool) -> tupl
     single   whether precision is, where a device's exponential is a power of 2     folded   see Setting
     stored   see Learnt
     """
-    plain = fissioned(inverted(unscaled(totalled(unstacked(paired(exponentials(program))))), WHOLE))
+    plain = partial(fissioned(inverted(unscaled(totalled(unstacked(paired(exponentials(program))))), WHOLE)))
     ways = (plain,) if stored else (carried(plain), plain)
     made = [swept(x, entries) for x in dict.fromkeys(ways) for entries in ENTRIES]
     late = [staged(diagonal(x if stored else sunk(x))) for x in dict.fromkeys(made)]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from threading import Lock
+from weakref import WeakValueDictionary
 
 from mixer_ir.nodes.functions import Kind
 
@@ -67,6 +70,7 @@ class Index:
             axis is then read from memory
     origin  (ix, n) where it is ix + n
     of      (ix, n, inner) where it is ix // n, or with `inner` ix % n
+    known   its form and its dimensions, once they have been asked for
     """
 
     tile: Tile
@@ -77,6 +81,7 @@ class Index:
     moved: bool = False
     origin: tuple[Index, int] | None = None
     of: tuple[Index, int, bool] | None = None
+    known: tuple[Form, tuple[Dim, ...]] | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def text(self) -> str:
@@ -117,18 +122,50 @@ def word(axis: str) -> str:
     return re.sub(r"\W", lambda found: f"_{ord(found[0]):x}_", axis.replace("'", "_"))
 
 
-def place_of(ix: Index, slots: dict[Dim, int]) -> object:
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Form:
+    """What indices say but for the names of their dimensions: one object for all that say the same.
+
+    says   the forms that it is made of, with the numbers of its dimensions in the order in which they are met
+    """
+
+    says: tuple[object, ...]
+
+
+FORMS: WeakValueDictionary[tuple[object, ...], Form] = WeakValueDictionary()
+MAKING = Lock()
+"""forms by what they say, and what keeps two threads from making one twice"""
+
+
+def place_of(ix: Index, slots: dict[Dim, int]) -> tuple[object, ...]:
     """What ix says but for the names of its dimensions, which `slots` numbers as they are met."""
+    form, dims = ix.known or form_of(ix)
+    return form, *[slots.setdefault(d, len(slots)) for d in dims]
+
+
+def form_of(ix: Index) -> tuple[Form, tuple[Dim, ...]]:
+    """The form of an index, and its dimensions as they are met in it."""
+    if ix.known is not None:
+        return ix.known
+    slots: dict[Dim, int] = {}
+    says: tuple[object, ...]
     if ix.plain is not None:
-        return "plain", slots.setdefault(ix.plain, len(slots)), ix.plain.size
-    if ix.parts is not None:
+        slots[ix.plain] = 0
+        says = "plain", ix.plain.size
+    elif ix.parts is not None:
         outer, inner, n = ix.parts
-        return "joined", place_of(outer, slots), place_of(inner, slots), n
-    if ix.origin is not None:
-        return "shifted", place_of(ix.origin[0], slots), ix.origin[1]
-    if ix.of is not None:
-        return "part", place_of(ix.of[0], slots), ix.of[1:]
-    return ix.text, tuple(slots.setdefault(d, len(slots)) for d in ix.dims), tuple(d.size for d in ix.dims)
+        says = "joined", place_of(outer, slots), place_of(inner, slots), n
+    elif ix.origin is not None:
+        says = "shifted", place_of(ix.origin[0], slots), ix.origin[1]
+    elif ix.of is not None:
+        says = "part", place_of(ix.of[0], slots), ix.of[1:]
+    else:
+        says = ix.text, tuple(slots.setdefault(d, len(slots)) for d in ix.dims), tuple(d.size for d in ix.dims)
+    with MAKING:
+        form = FORMS.setdefault(says, Form(says))
+    known = form, tuple(slots)
+    object.__setattr__(ix, "known", known)
+    return known
 
 
 def constant(i: int) -> Index:
@@ -161,6 +198,7 @@ def joined(outer: Index, inner: Index, n: int) -> Index:
     return Index(tile, low, high, parts=(outer, inner, n), moved=outer.moved or inner.moved)
 
 
+@lru_cache(maxsize=1 << 14)
 def factor(text: str) -> str:
     """The text as a factor: in parentheses unless it is a name (perhaps reshaped) or has them."""
     closed = text.startswith("(") and text.endswith(")") and _balanced(text[1:-1])

@@ -43,15 +43,15 @@ def totalled(program: Program) -> Program:
 def _shares(op: p.Scan, body: Program) -> dict[int, Value]:
     """What each step adds to carries that lack an axis along which states are apart, by their number."""
     n = op.carries
-    added = {i: x for i in range(n) if (x := _added(body, i)) is not None}
-    states = [i for i in range(n) if i not in added]
+    sums = {i: x for i in range(n) if (x := added(body, i)) is not None}
+    states = [i for i in range(n) if i not in sums]
     used = reached([body.outputs[i] for i in states])
     summed = {a for x in used if isinstance(x.op, p.Contract | p.Reduce) for a in x.op.over}
     apart = {a for i in states for a, m in body.inputs[i].sizes.items() if m > 1} - summed
-    return {i: x for i, x in added.items() if not apart <= {*body.inputs[i].axes}}
+    return {i: x for i, x in sums.items() if not apart <= {*body.inputs[i].axes}}
 
 
-def _added(body: Program, i: int) -> Value | None:
+def added(body: Program, i: int) -> Value | None:
     """What a step adds to carry i, if that is all that is done with it."""
     carry, y = body.inputs[i], body.outputs[i]
     while isinstance(y.op, p.Order):

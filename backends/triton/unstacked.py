@@ -121,7 +121,7 @@ class _Parted:
         """(number of the block that v is a slice of, how many there are)"""
         assert isinstance(v.op, p.Slice)
         n, size = self.stacks.get(v.args[0], {}).get(v.op.axis, (0, 0))
-        return (v.op.start // size, n) if size == v.size(v.op.axis) and v.op.start % size == 0 else None
+        return (v.op.start // size, n) if 0 < size == v.size(v.op.axis) and v.op.start % size == 0 else None
 
     def term(self, v: Value, axis: str, i: int, n: int, size: int) -> Value:
         """What block i along an axis brings to a sum over it."""

@@ -113,7 +113,8 @@ class Writer:
 
     def assign(self, name: str, text: str, dims: tuple[Dim, ...], *, outside: bool = False) -> None:
         """A statement that gives a name another tile, inside the innermost loop or just before it."""
-        noun = f"{'acc' if name.startswith('acc') else 'b'}_{self.noun}" if self.noun else ""
+        word = re.sub(r"\W+", "_", self.noun)
+        noun = f"{'acc' if name.startswith('acc') else 'b'}_{word}" if word else ""
         line = Line("", f"{name} = {text}", size=self._size(dims), noun=noun, step=self.step)
         self.stack[-2 if outside else -1].append(line)
 
@@ -185,6 +186,7 @@ def _shape(dims: Sequence[Dim]) -> str:
     return f"({' '.join(d.name for d in dims)})" if dims else ""
 
 
+@lru_cache(maxsize=1 << 14)
 def _closed(text: str) -> str:
     """The text, in parentheses if it is a sum or the like."""
     simple = re.fullmatch(r"-?[\w.]+(\[[^\]]*\])?", text) or re.fullmatch(r"[\w.]+\([^()]*\)", text)
