@@ -248,23 +248,23 @@ def keyed(q: "b t h k", k: "b t h k", v: "b t h v", c: "t") -> "b t h v":
 SHARED = [sloped, distanced, keyed]
 
 
-def backward(mixer: mx.Mixer, **sizes: int) -> Program:
+def backward(mixer: mx.Mixer, form: str, **sizes: int) -> Program:
     own = {a for axes in mixer.signals.values() for a in axes}
-    of = lowered(mixer, "auto", None, {a: n for a, n in sizes.items() if a in own})
+    of = lowered(mixer, form, None, {a: n for a, n in sizes.items() if a in own})
     return adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable])
 
 
 @pytest.mark.parametrize("mixer", SHARED, ids=lambda m: m.name)
 @pytest.mark.parametrize("t", [9, 130])
 def test_what_all_rows_of_scores_share_is_differentiated(mixer: mx.Mixer, t: int) -> None:
-    back = backward(mixer, b=2, t=t, h=1, k=16, v=16)
+    back = backward(mixer, "auto", b=2, t=t, h=1, k=16, v=16)
     agree(back, arrays(back, seed=3))
 
 
 @pytest.mark.parametrize("mixer", SHARED, ids=lambda m: m.name)
 def test_what_all_rows_of_scores_share_is_carried_apart(mixer: mx.Mixer) -> None:
     """Each program sums for its own rows, in the loops that attention has anyway: no loop is cut into launches."""
-    back = backward(mixer, b=2, t=4096, h=2, k=64, v=64)
+    back = backward(mixer, "flash", b=2, t=4096, h=2, k=64, v=64)
     made = plan(real(levels(back)), Setting(dot="bf16"))
     loops = [n for k in made.kernels() for n in re.findall(r"^ *for n_j_(\w+) in", k.text, re.MULTILINE)]
     assert loops[:3] == ["N", "N", "T"] and len(made.steps) <= 5
