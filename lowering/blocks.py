@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lowering.build import Builder
-from lowering.decay import SOURCE, SOURCE_RANK, STEP, Span, Tree, tree
+from lowering.decay import EVERY, SOURCE, SOURCE_RANK, STEP, Span, Tree, read_at, tree
 from lowering.decay_numbers import numbers
 from lowering.decay_region import products
 from lowering.parts import KEY, RANK, Parts
@@ -16,11 +16,12 @@ class Blocks:
 
     parts    arrays along `_c` (segments; absent where all are alike) and `_i` (steps), rows and columns by name:
     Entering (… `_i` `_k`), Scores (… `_i` `_s`), Leaving (… `_s` `_k`); rows of a low rank also have `_r`, its
-    columns `_p`. A block that is zero is None; a Whole that is the identity is None.
+    columns `_p`. A block that is zero is None; a Whole that is the identity is None. Where several updates make a step,
+    queries have one row for each step.
     """
 
     def __init__(self, b: Builder, parts: Parts) -> None:
-        self.b, self.parts, self.length = b, parts, parts.steps
+        self.b, self.parts, self.length = b, parts, parts.steps * parts.updates
         self.rows = dict(
             zip(queries(tuple(q.before for q in parts.queries)), (q.vector for q in parts.queries), strict=True)
         )
@@ -47,18 +48,29 @@ class Blocks:
         if not self.scalar:
             named = products if step.rule == "log" else tree
             return named(b, step, self.length, self.rows, self.columns, self.pairs)
-        return numbers(b, step, self.length, [row.before for row in self.rows])
+        return numbers(b, step, self.length, [self._ones(row) for row in self.rows], parts.updates)
 
     @property
     def scalar(self) -> bool:
         return self.parts.decay is not None and KEY not in self.parts.decay.axes
 
+    def _every(self, row: Row) -> int:
+        """How many updates a row reads after, or before."""
+        return 1 if row == READER else self.parts.updates
+
+    def _ones(self, row: Row) -> Row:
+        """The row of ones that reads when this row does."""
+        return Row("" if self._every(row) == 1 else EVERY, row.before)
+
+    def _row(self, row: Row) -> Value:
+        return self.b.expand(self.rows[row], {STEP: self.length // self._every(row)})
+
     def entering(self, row: Row) -> Value:
-        x = self.b.expand(self.rows[row], {STEP: self.length})
+        x = self._row(row)
         if self._tree is None:
             return x
         with self.b.named("entering: rows carried back to the chunk's entry"):
-            return self.b.mul(x, self._tree.entering[Row("", row.before)]) if self.scalar else self._tree.entering[row]
+            return self.b.mul(x, self._tree.entering[self._ones(row)]) if self.scalar else self._tree.entering[row]
 
     def leaving(self, column: Column) -> Value:
         y = self.b.rename(self.b.expand(self.columns[column], {STEP: self.length}), STEP, SOURCE)
@@ -74,15 +86,16 @@ class Blocks:
             return None
         if self._tree is not None and not self.scalar:
             return self._tree.scores[row, column]
-        x, y = b.expand(self.rows[row], {STEP: self.length}), b.expand(self.columns[column], {STEP: self.length})
+        x, y = self._row(row), b.expand(self.columns[column], {STEP: self.length})
         with b.named("scores: scores within the chunk: each row against the columns up to its step"):
             plain = b.contract(x, b.rename(y, STEP, SOURCE), (KEY,))
             if self._tree is not None:
-                decayed = self._tree.scores[Row("", row.before), Column("")]
+                decayed = self._tree.scores[self._ones(row), Column("")]
                 assert decayed is not None
                 return b.mul(plain, decayed)
             compare = "lt" if row.before else "le"
-            seen = b.map(compare, b.iota(SOURCE, self.length), b.iota(STEP, self.length))
+            places = read_at(b, b.iota(STEP, self.length), self._every(row), row.before)
+            seen = b.map(compare, b.iota(SOURCE, self.length), places)
             return b.where(seen, plain, 0.0)
 
     @property

@@ -260,7 +260,10 @@ class Builder:
             return parts[0]
         sizes = self.joint([self._like(p.Slice(axis, 0, 0), x, sizes={axis: 0}) for x in parts])
         kind = max((x.kind for x in parts), key=WIDTH.__getitem__)
-        full = [self.order(self.expand(self.cast(x, kind), sizes), tuple(sizes)) for x in parts]
+        some = [x for x in parts if x.size(axis)] or parts[:1]  # an empty part (no step before the first) adds nothing
+        full = [self.order(self.expand(self.cast(x, kind), sizes), tuple(sizes)) for x in some]
+        if len(full) == 1:
+            return full[0]
         sizes[axis] = sum(x.size(axis) for x in parts)
         return self._new(p.Concat(axis), full, tuple(sizes), tuple(sizes.values()), kind)
 

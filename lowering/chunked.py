@@ -18,18 +18,20 @@ from lowering.blocks import Blocks
 from lowering.build import Builder, called
 from lowering.decay import CHUNK, STEP, Span
 from lowering.lines import Affine, Line, left_by, solved
-from lowering.parts import KEY, RANK, ROW, VALUE, Options, Parts, as_state, zero_state
+from lowering.parts import KEY, RANK, ROW, UPDATE, VALUE, Options, Parts, as_state, zero_state
 from lowering.program import Value
 from lowering.segment import Dot, Leaving, Plus, Segment, Term, segment
 from lowering.stretch import HELD, in_stretches
 from mixer_ir.nodes.expr import TIME, without
 
 CHUNK_LENGTH = 64
+INNER = "_w"
+"""The steps of a chunk, where each makes several updates: those are its rows and columns."""
 
 
 def lower(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value]:
-    """Chunks of `options.chunk` steps (64 if not given; at most the sequence)."""
-    length = min(options.chunk or CHUNK_LENGTH, parts.steps)
+    """Chunks of `options.chunk` steps (64 if not given; at most the sequence), or of so many updates."""
+    length = min(max((options.chunk or CHUNK_LENGTH) // parts.updates, 1), parts.steps)
     stretch = options.stretch or _stretch(parts, length, options.held or HELD)
     chunks = _filled if options.filled else _chunks
     return in_stretches(b, parts, max(stretch // length, 1) * length, lambda b, parts: chunks(b, parts, length))
@@ -93,9 +95,13 @@ def _together(b: Builder, parts: Parts, length: int, count: int) -> tuple[list[V
 
 
 def _laid_out(b: Builder, parts: Parts, x: Value, length: int, count: int) -> Value:
-    """x with time as `_c` and `_i`, stored as loops and products of matrices want it: a chunk, a state's steps."""
+    """x with time as `_c` and `_i` (steps, or all their updates), stored as loops and products of matrices want it:
+    a chunk, a state's steps.
+    """
     if TIME in x.axes:
-        x = b.rename(x, TIME, STEP) if count == 1 else b.split(x, TIME, CHUNK, STEP, length)
+        steps = INNER if UPDATE in x.axes else STEP
+        x = b.rename(x, TIME, steps) if count == 1 else b.split(x, TIME, CHUNK, steps, length)
+        x = b.merge(x, INNER, UPDATE, STEP) if UPDATE in x.axes else x
     wanted = (CHUNK, *parts.frame.batch, STEP, RANK, ROW, KEY, VALUE)
     rest = without(x.axes, wanted)
     return b.order(x, (*rest, *(a for a in wanted if a in x.axes)), packed=True)

@@ -47,8 +47,9 @@ class SignalType:
 class Choice:
     """The form of one piece: its name, and the length of a chunk (or key block) where the form has one.
 
-    held    entries of one array that are held at once (chunked, scan); None: what stays in a CPU's cache
-    groups  of rows, each over the keys alone that its masks can leave (flash); None: a few
+    held    entries of one array that are held at once (chunked, scan), or of the states that are kept for the way back
+            (recurrent); None: what stays in a CPU's cache, and the states of √T steps
+    groups  of rows, each over the keys alone that its masks can leave (flash); None: a few; 0: loops leave it out
     filled  the last chunk is filled up with steps that write nothing (chunked), else it may be shorter
     """
 

@@ -26,6 +26,8 @@ from lowering.segment import Column, Row
 STEP, SOURCE, CHUNK, SOURCE_RANK = "_i", "_s", "_c", "_p"
 """Step inside a segment as a row and as a column, the segments, the pairs of a low rank as columns."""
 BLOCK, HALF = "_n", "_h"
+EVERY = "every"
+"""The name of rows that have one entry for several steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +213,12 @@ def _cropped(b: Builder, scores: Value | None, length: int) -> Value | None:
     return b.slice(b.slice(_single(b, scores), STEP, 0, length), SOURCE, 0, length)
 
 
-def scalars(b: Builder, step: Span, length: int) -> Tree:
+def scalars(b: Builder, step: Span, length: int, updates: int = 1) -> Tree:
     """The same of one number a step, for the row and the column of ones: each product is cumulated by itself.
 
     Scores[t, s] = Π_{s < l ≤ t} α_l, the factors after s being cumulated over t, or their logarithms summed; those of
-    a row that reads before its step are one row late.
+    a row that reads before its step are one row late. Where `updates` of these steps are one of the sequence, rows
+    EVERY read after the last of them, or before the first, and what comes to them is cumulated by as many at once.
     """
     fn, one = ("sum", 0.0) if step.rule == "log" else ("prod", 1.0)
     value = b.expand(step.value, {STEP: length})
@@ -233,9 +236,29 @@ def scalars(b: Builder, step: Span, length: int) -> Tree:
         entering = {Row("", before): product(value, exclusive=before) for before in (False, True)}
         leaving = b.rename(product(value, reverse=True, exclusive=True), STEP, SOURCE)
         whole = b.at(b.cumulate(fn, value, STEP), STEP, length - 1)
+    scores = {Row("", before): b.delay(late, STEP, int(before)) for before in (False, True)}
+    for before in (False, True) if updates > 1 else ():
+
+        def each(x: Value) -> Value:
+            parts = [b.slice(x, STEP, i, length, updates) for i in range(updates)]
+            return b.add(*parts) if step.rule == "log" else b.mul(*parts)
+
+        with b.named("decay: decays between the updates of a chunk, from each column to each step after it"):
+            between = product(each(b.where(b.map("lt", source, row), value, one)), exclusive=before)
+            after = b.map("lt" if before else "le", source, read_at(b, row, updates, before))
+            scores[Row(EVERY, before)] = b.where(after, between, 0.0)
+        with b.named("decay: decays of a chunk: up to each step, after it, of the whole"):
+            entering[Row(EVERY, before)] = product(each(value), exclusive=before)
     return Tree(
         entering=entering,
         leaving={Column(""): leaving},
         whole=replace(step, value=whole),
-        scores={(Row("", before), Column("")): b.delay(late, STEP, int(before)) for before in (False, True)},
+        scores={(row, Column("")): x for row, x in scores.items()},
     )
+
+
+def read_at(b: Builder, x: Value, updates: int, before: bool) -> Value:
+    """Of entries for all updates those of the first of each step, before which it is read, or of the last."""
+    if updates == 1 or STEP not in x.axes:
+        return x
+    return b.slice(x, STEP, 0 if before else updates - 1, x.size(STEP), updates)

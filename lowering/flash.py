@@ -2,7 +2,8 @@
 
 A block of scores x brings the carried (m, l, a) to m' = max(m, max x), l' = e^{m−m'} l + Σ e^{x−m'} and
 a' = e^{m−m'} a + e^{x−m'} V; at the end y = a / l. The adjoint computes the probabilities again from m + log l.
-Rows are taken in a few groups, each over the keys alone that its masks can leave by their positions.
+Rows are taken in a few groups, each over the keys alone that its masks can leave by their positions, or in blocks as
+wide as a narrow band (lowering/window.py); all together where loops leave out by themselves what masks close.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ def lower(e: Apply, on: Grid, choice: Choice) -> Value:
     tiling = Tiling.of(M.of, on)
     v = b.expand(on.col(e.of), {SOURCE: on.cols.size})
     before, after = (None, None) if on.cross else (lookback(M.of), lookahead(M.of))
-    if before is not None and after is not None and window.pays(tiling, max(before, 0), max(after, 0)):
+    rows, groups = on.rows.size, GROUPS if choice.groups is None else choice.groups
+    if groups and before is not None and after is not None and window.pays(tiling, max(before, 0), max(after, 0)):
         return window.lower(tiling, v, max(before, 0), max(after, 0))
-    rows, groups = on.rows.size, choice.groups or GROUPS
-    size = -(-rows // groups) if after is not None and rows >= groups * block else rows
+    size = -(-rows // groups) if groups and after is not None and rows >= groups * block else rows
     made = []
     for start in range(0, rows, size):
         stop = min(start + size, rows)

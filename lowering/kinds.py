@@ -10,7 +10,7 @@ from mixer_ir.nodes.expr import Expr
 from mixer_ir.nodes.functions import WIDTH, Kind, result_kind
 from mixer_ir.nodes.matrix import Apply
 from mixer_ir.nodes.node import Node, walk
-from mixer_ir.nodes.process import Process, Read, Recurrence, Run, State, Transition
+from mixer_ir.nodes.process import Factor, Process, Read, Recurrence, Run, State, Transition
 
 
 def kinds_in(root: Node, signals: Mapping[str, Kind]) -> dict[Node, Kind]:
@@ -52,7 +52,7 @@ def _kind(node: Node, kinds: Mapping[Node, Kind], signals: Mapping[str, Kind]) -
             return widest((kinds[of],), "int" if fn == "sum" else "bool")
         case m.Fourier():
             return "complex"
-        case Process() | Read() | Apply() | Run() | Transition() | m.Softmax() | m.Normalize() | m.Cauchy():
+        case Process() | Factor() | Read() | Apply() | Run() | Transition() | m.Softmax() | m.Normalize() | m.Cauchy():
             return widest(below, "real")
         case m.Mask(of=of) | m.Resets(of=of) | e.Delay(of=of):
             return kinds[of]

@@ -10,9 +10,9 @@ from lowering.program import Map, Value
 from mixer_ir.nodes.expr import TIME, Axes, union, without
 from mixer_ir.nodes.functions import WIDTH, Kind
 
-KEY, ROW, VALUE, RANK, EACH = "_k", "_l", "_v", "_r", "_e"
+KEY, ROW, VALUE, RANK, EACH, UPDATE = "_k", "_l", "_v", "_r", "_e", "_u"
 """The merged contracted axes, the row axis of a dense transition, the merged value axes, the pairs of a low rank, and
-what a dense transition along the major part of `_k` leaves alone: the minor part."""
+what a dense transition along the major part of `_k` leaves alone: the minor part; the updates of one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,8 @@ class Options:
 
     chunk     steps in a chunk (chunked form); clamped to the sequence
     stretch   steps that are held in memory at once; None: chosen from the sizes
-    held      entries of one array that are held in memory at once (chunked and scan), where `stretch` is not given
+    held      entries of one array that are held in memory at once (chunked and scan), or of the states that are kept
+              for the way back (recurrent), where `stretch` is not given
     filled    the last chunk is filled up with steps that write nothing, else it may be shorter
     """
 
@@ -66,6 +67,8 @@ class Parts:
     low_rank  (a, b), with the axis `_r` if there is more than one pair
     inputs    (key, value) pairs: a key has `_k` (if there is one), a value has `_v` (if there is one)
     initial   S_{−1}, or None for zero
+    updates   how many updates a step makes one after the other: then all but the queries has the axis `_u` too, and
+              decays have no `_k`
 
     A part without the axis t is the same at every step; batch axes that a part lacks are broadcast late.
     """
@@ -80,6 +83,7 @@ class Parts:
     queries: tuple[Query, ...]
     initial: Value | None
     frame: Frame
+    updates: int = 1
 
     @property
     def arrays(self) -> list[Value]:
@@ -159,6 +163,7 @@ def gather(
     row: str | None = None,
     reset: Value | None = None,
     initial: Value | None = None,
+    updates: int = 1,
 ) -> Parts:
     """The evaluated expressions of a Process as Parts.
 
@@ -167,6 +172,7 @@ def gather(
     log, factor, low_rank, dense, along, beside, row  as in its Transition
     reset         true (over t) where the incoming state is dropped: folded into what reads it here
     initial       the state before the first step, with batch and state axes
+    updates       how many updates a step makes, along `_u`
     """
     steps = sizes[TIME]
     keys = over
@@ -178,7 +184,7 @@ def gather(
     matrices += [x for pair in low_rank for x in pair] + [k for k, _ in inputs]
     read = [q for q, _ in queries]
     vectors = [v for _, v in inputs] + ([initial] if initial is not None else [])
-    gone = (TIME, *keys, *((row,) if row else ()))
+    gone = (TIME, UPDATE, *keys, *((row,) if row else ()))
     shared = without(union(*(x.axes for x in matrices)), gone)
     asked = without(union(*(x.axes for x in read)), gone)
     rest = without(union(*(x.axes for x in vectors), without(state, over)), (*gone, *shared))
@@ -196,7 +202,8 @@ def gather(
         else:
             log = b.where(reset, float("-inf"), 0.0 if log is None else log)
         low_rank = [(x, b.where(reset, 0.0, y)) for x, y in low_rank]
-        queries = [(b.where(reset, 0.0, q) if before else q, before) for q, before in queries]
+        first = b.at(reset, UPDATE, 0) if UPDATE in reset.axes else reset
+        queries = [(b.where(first, 0.0, q) if before else q, before) for q, before in queries]
     decay = log if log is not None else factor
     if decay is not None and any(a in decay.axes for a in keys):
         decay = _merged(b, decay, keys, KEY, sizes)
@@ -212,8 +219,8 @@ def gather(
     def value(x: Value) -> Value:
         return _merged(b, _number(b, x), values, VALUE, sizes)
 
-    inputs = [(core, b.mul(scale, v)) for (core, scale), v in ((_scaled(b, k, keys), v) for k, v in inputs)]
-    low_rank = [(core, b.mul(scale, y)) for (core, scale), y in ((_scaled(b, x, keys), y) for x, y in low_rank)]
+    inputs = [(core, b.mul(scale, v)) for (core, scale), v in ((scaled(b, k, keys), v) for k, v in inputs)]
+    low_rank = [(core, b.mul(scale, y)) for (core, scale), y in ((scaled(b, x, keys), y) for x, y in low_rank)]
     pairs = [(key(x), key(y)) for x, y in low_rank]
     parts = Parts(
         steps=steps,
@@ -226,6 +233,7 @@ def gather(
         queries=tuple(Query(key(q), before) for q, before in queries),
         initial=None if initial is None else value(key(initial)),
         frame=frame,
+        updates=updates,
     )
     driving = parts.arrays[: len(parts.arrays) - len(queries)] + ([parts.initial] if parts.initial is not None else [])
     kind = max(("real", *(x.kind for x in driving)), key=WIDTH.__getitem__)
@@ -233,7 +241,7 @@ def gather(
     return parts if parts.initial is None else replace(parts, initial=as_state(b, parts, parts.initial))
 
 
-def _scaled(b: Builder, x: Value, axes: Axes) -> tuple[Value, Value]:
+def scaled(b: Builder, x: Value, axes: Axes) -> tuple[Value, Value]:
     """x as vector · scale, all factors without the axes `axes` in the scale.
 
     A scale moves to the other side of an outer product, where it costs as little; and then vectors that differ by
@@ -244,13 +252,13 @@ def _scaled(b: Builder, x: Value, axes: Axes) -> tuple[Value, Value]:
     if isinstance(x.op, Map):
         match x.op.fn, x.args:
             case "neg", (y,):
-                vector, scale = _scaled(b, y, axes)
+                vector, scale = scaled(b, y, axes)
                 return vector, b.map("neg", scale)
             case "mul", (y, z):
                 if any(a in y.axes for a in axes):
                     y, z = z, y
                 if not any(a in y.axes for a in axes):
-                    vector, scale = _scaled(b, z, axes)
+                    vector, scale = scaled(b, z, axes)
                     return vector, b.mul(y, scale)
     return x, b.const(1)
 

@@ -150,7 +150,7 @@ def _choices(forms: Sequence[str], chunk: int | None, length: int, profile: Prof
     """Every form with every chunk worth trying; a chunk longer than the sequence is cut to it."""
     choices: list[Choice] = []
     for form in forms:
-        held = profile.held if form in STRETCHED else None
+        held = profile.kept if form == "recurrent" else profile.held if form in STRETCHED else None
         if form not in SIZED:
             choices.append(Choice(form, None, held))
             continue

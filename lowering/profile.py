@@ -58,10 +58,13 @@ class Profile:
     """floating-point operations of the products of such chains"""
     held: int | None = None
     """entries of one array that are held at once, where it is not what lowering/stretch.py says"""
+    kept: int | None = None
+    """entries of the states that a loop over steps keeps for the way back; None: as lowering/stretch.py says"""
     keys: tuple[int, ...] = (64, 128, 256, 512)
     """blocks of keys that are worth trying"""
     groups: int | None = None
-    """of rows that take softmax over their own keys each, where it is not what lowering/flash.py says"""
+    """of rows that take softmax over their own keys each, where it is not what lowering/flash.py says; 0: a loop leaves
+    out what masks close"""
     chunks: tuple[int, ...] = (16, 32, 64, 128, 256)
     """lengths of chunks that are worth trying"""
     filled: bool = False
@@ -178,8 +181,9 @@ _KERNELS = Profile(  # an H100: what kernels reach of its published rates; a byt
     tile=1 << 11,
     tensor=7e13,
     held=1 << 62,
+    kept=1 << 31,
     keys=(64,),
-    groups=1,
+    groups=0,
     chunks=(64,),
     filled=True,
     each=0.0,

@@ -9,27 +9,16 @@ from lowering.build import Builder
 from lowering.decay import Span
 from lowering.parts import KEY, RANK, Options, Parts, as_state, zero_state
 from lowering.program import Value
-from lowering.stretch import in_stretches
+from lowering.stretch import in_stretches, of_steps
 from mixer_ir.nodes.expr import TIME
-
-SHORT = 64
 
 
 def lower(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value]:
-    """S_t = A_t S_{t−1} + Σ k_t v_tᵀ, one t after the other: a loop over √T stretches of √T steps.
-
-    The adjoint of a loop keeps the state that enters each step; nested, it keeps 2 √T states, not T.
-    """
+    """S_t = A_t S_{t−1} + Σ k_t v_tᵀ, one t after the other: a loop, or one over stretches (lowering/stretch.py)."""
     if parts.logs and parts.decay is not None and TIME not in parts.decay.axes:
         parts = replace(parts, decay=b.map("exp", parts.decay), logs=False)  # once, and not at every step
-    length = options.stretch or (parts.steps if parts.steps <= SHORT else near_root(parts.steps))
+    length = options.stretch or of_steps(parts.steps, math.prod(parts.state_sizes.values()), options.held)
     return in_stretches(b, parts, length, _steps)
-
-
-def near_root(n: int) -> int:
-    """A divisor of n not far below its root, so that no stretch is left over; else the root."""
-    root = math.isqrt(n)
-    return next((m for m in range(root, root // 2, -1) if n % m == 0), root)
 
 
 def step(b: Builder, parts: Parts, options: Options) -> tuple[list[Value], Value]:

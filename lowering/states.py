@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lowering.context import Choice, Context
+from lowering.factors import Updates
 from lowering.grid import Grid
 from lowering.parts import Options, gather
 from lowering.process import lower_process
@@ -42,25 +43,28 @@ def _reads(ctx: Context, process: Process, reads: Sequence[Read], *, first: bool
     if stream.active:
         name = ctx.state_names.setdefault(process, stream.unique(process.name))
         before = stream.take(name, like)
-    parts = gather(
-        b,
-        over=process.over,
-        state=process.axes,
-        sizes=ctx.sizes,
-        inputs=[(ctx.of(key), ctx.of(value)) for key, value in process.inputs],
-        queries=[(ctx.of(r.query), r.before) for r in reads],
-        log=_part(ctx, A.log),
-        factor=_part(ctx, A.factor),
-        low_rank=[(ctx.of(x), ctx.of(y)) for x, y in A.low_rank],
-        dense=_part(ctx, A.dense),
-        along=A.along,
-        beside=A.beside,
-        row=A.row,
-        reset=_part(ctx, process.reset),
-        initial=before,
-    )
     choice = ctx.forms.get(process, DEFAULT)
     options = Options(chunk=choice.chunk, held=choice.held, filled=choice.filled)
+    if process.factors and choice.form == "chunked" and ctx.length > 1:
+        parts = Updates(b, process, ctx.of, ctx.length).parts(reads, ctx.sizes, before)
+    else:
+        parts = gather(
+            b,
+            over=process.over,
+            state=process.axes,
+            sizes=ctx.sizes,
+            inputs=[(ctx.of(key), ctx.of(value)) for key, value in process.inputs],
+            queries=[(ctx.of(r.query), r.before) for r in reads],
+            log=_part(ctx, A.log),
+            factor=_part(ctx, A.factor),
+            low_rank=[(ctx.of(x), ctx.of(y)) for x, y in A.low_rank],
+            dense=_part(ctx, A.dense),
+            along=A.along,
+            beside=A.beside,
+            row=A.row,
+            reset=_part(ctx, process.reset),
+            initial=before,
+        )
     values, after = lower_process(b, parts, choice.form, options)
     if first:
         stream.leave(name, b.expand(after, dict(zip(like.axes, like.shape, strict=True))), like)

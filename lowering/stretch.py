@@ -6,6 +6,7 @@ as well: only the inputs and the results are ever held whole, and the adjoint of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from lowering import program as p
@@ -18,7 +19,22 @@ STRETCH = "_g"
 HELD = 1 << 18
 """Entries of one array that are held at once, if nothing else is chosen: what stays in a CPU's cache."""
 
+SHORT = 64
+"""steps of which a loop's states are all kept for the way back, whatever they take"""
+
 Lower = Callable[[Builder, Parts], tuple[list[Value], Value]]
+
+
+def of_steps(n: int, entries: int, held: int | None) -> int:
+    """How many of n steps one loop takes, whose adjoint keeps the states (of so many entries) that enter each.
+
+    held   entries that may be kept; None: those of √n steps, so that loops of loops keep 2 √n states, not n
+    """
+    most = math.isqrt(n) if held is None else held // entries
+    if n <= max(most, SHORT):
+        return n
+    most = max(most, math.isqrt(n))
+    return next((m for m in range(most, most // 2, -1) if n % m == 0), most)
 
 
 def in_stretches(b: Builder, parts: Parts, length: int, lower: Lower) -> tuple[list[Value], Value]:

@@ -1,7 +1,7 @@
 """A recurrence step by step: the traced update as the body of a scan, whatever the update is.
 
-What does not read a state is computed before, for all steps at once. Long sequences are a scan of scans, √T steps
-each, so that a backward pass keeps √T states and computes the others again.
+What does not read a state is computed before, for all steps at once. Where the states of all steps may not be kept for
+a backward pass, a sequence is a scan of scans, √T steps each: √T states are kept and the others computed again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from lowering.build import Builder
 from lowering.context import Context
 from lowering.program import Value
 from lowering.stream import StateType, Stream
+from lowering.stretch import of_steps
 from mixer_ir.errors import DeclarationError
 from mixer_ir.nodes import expr as x
 from mixer_ir.nodes.expr import BATCH, TIME, Axes, Expr, without
@@ -22,7 +23,6 @@ from mixer_ir.nodes.node import Node, walk
 from mixer_ir.nodes.process import Recurrence, Run, State
 
 OUTER = "_o"
-SHORT = 64
 
 
 def run(ctx: Context, e: Run) -> Value:
@@ -37,7 +37,8 @@ def run(ctx: Context, e: Run) -> Value:
         before = stream.take(name, like)
         zero = b.full(0.0 if like.kind == "real" else 0j, sizes)
         carries.append(zero if before is None else before)
-    carries, y = loop.lower(b, carries, ctx.length)
+    choice = ctx.forms.get(e)
+    carries, y = loop.lower(b, carries, ctx.length, None if choice is None else choice.held)
     for name, like, after in zip(names, likes, carries, strict=True):
         stream.leave(name, after, like)
     return y
@@ -110,9 +111,9 @@ class _Loop:
         )
         return [inner.of(u) for u in r.updates], [inner.of(r.output)]
 
-    def lower(self, b: Builder, carries: Sequence[Value], length: int) -> tuple[list[Value], Value]:
-        """The scan over all steps: pieces of √T steps, then the rest."""
-        short = length if length <= SHORT else math.isqrt(length)
+    def lower(self, b: Builder, carries: Sequence[Value], length: int, held: int | None) -> tuple[list[Value], Value]:
+        """The scan over all steps: pieces of as many as may be held, then the rest."""
+        short = of_steps(length, sum(math.prod(x.shape) for x in carries), held)
         whole = length - length % short
         steps, constants = list(self.steps.values()), list(self.constants.values())
         if whole == short:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from backends.autograd import differentiable
 from backends.eager import prepare as eagerly
 from lowering.adjoint import adjoint
 from lowering.build import Builder, program
-from lowering.decay import Span, scalars
+from lowering.decay import EVERY, Span, scalars
 from lowering.decay_numbers import LABEL, numbers
 from lowering.program import Program, Region
+from lowering.segment import Column, Row
 
 GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "mixed": lambda x: -(10 ** (9 * x - 6)),  # −1e-6 … −1e3
@@ -37,8 +39,9 @@ def grown(make: Callable[..., object], axes: str, length: int, rule: str = "log"
     return program(results, [x])
 
 
-def region(b: Builder, step: Span, length: int) -> object:
-    return numbers(b, step, length, [False, True])
+def region(b: Builder, step: Span, length: int, updates: int = 1) -> object:
+    names = ("", EVERY) if updates > 1 else ("",)
+    return numbers(b, step, length, [Row(name, before) for name in names for before in (False, True)], updates)
 
 
 def drawn(of: Program, change: Callable[[Tensor], Tensor], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -64,6 +67,24 @@ def test_the_spelling_and_the_adjoint_are_those_of_the_program(length: int, axes
     given = {**x, **{f"d:{n}": torch.randn_like(y) for n, y in made.items()}}
     gradients = [eagerly(adjoint(of, ["x"]))(given) for of in (ours, plain)]
     close(*gradients, tolerance=1e-10)
+
+
+@pytest.mark.parametrize("gates", GATES)
+@pytest.mark.parametrize(("length", "updates"), [(2, 2), (6, 3), (34, 2)])
+def test_rows_of_several_steps_are_some_of_all_rows(length: int, updates: int, gates: str) -> None:
+    several = grown(partial(region, updates=updates), "b _i h", length)
+    plain = grown(partial(scalars, updates=updates), "b _i h", length)
+    made = eagerly(several)(drawn(several, GATES[gates]))
+    close(made, eagerly(plain)(drawn(several, GATES[gates])))
+    axes = {name: v.axes for name, v in zip(several.names, several.outputs, strict=True)}
+    for before in (False, True):
+        at = slice(0 if before else updates - 1, None, updates)
+        for of in (lambda row: f"entering {row}", lambda row: f"scores {(row, Column(''))}"):
+            some, every = of(Row(EVERY, before)), of(Row("", before))
+            place = (slice(None),) * axes[some].index("_i") + (at,)
+            torch.testing.assert_close(made[some], made[every][place], rtol=1e-12, atol=1e-12)
+    given = {**drawn(several, GATES[gates]), **{f"d:{n}": torch.randn_like(y) for n, y in made.items()}}
+    close(*(eagerly(adjoint(of, ["x"]))(given) for of in (several, plain)), tolerance=1e-10)
 
 
 @pytest.mark.parametrize("length", [1, 7, 40])

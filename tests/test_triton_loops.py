@@ -92,3 +92,45 @@ def test_rewritten_loops_give_the_same(mixer: mx.Mixer, form: str, name: str) ->
 @pytest.mark.parametrize("mixer", MIXERS, ids=lambda m: m.name)
 def test_values_and_gradients(mixer: mx.Mixer) -> None:
     run_both(mixer, "chunked", 9, 1e-7, chunk=4)
+
+
+@mx.recurrence
+def dense(H: mx.State("n"), A: "b t h m n", x: "b t h m", q: "b t h n"):
+    H = mx.rename(A @ H + x, m="n")
+    return H, q @ H
+
+
+@mx.recurrence
+def of_all_heads(S: mx.State("n"), a: "t n", beta: "b t", k: "b t h n", v: "b t h", q: "b t h n"):
+    S = S - beta * a * (a @ S) + k * v
+    return S, q @ S
+
+
+@mx.recurrence
+def two_coupled(
+    S: mx.State("k v"), R: mx.State("k v"), a: "b t h k", e: "b t h", k: "b t h k", v: "t h v", q: "b t h k"
+):
+    S = 0.5 * S + e * R - 0.3 * mx.outer(a, a @ S) + mx.outer(k, v)
+    R = 0.9 * R + 0.1 * S
+    return S, R, q @ S
+
+
+STEPWISE = (dense, of_all_heads, two_coupled)
+
+
+@pytest.mark.parametrize("mixer", (dense, of_all_heads), ids=lambda m: m.name)
+def test_a_loop_over_steps_is_one_kernel(mixer: mx.Mixer) -> None:
+    """A transition's transpose on the way back, keys that all heads share: nothing is launched step by step."""
+    sizes = {"b": 2, "t": 100, "h": 16, "k": 16, "v": 16, "m": 64, "n": 64}
+    taken = {a: n for a, n in sizes.items() if a in {x for s in mixer.signals.values() for x in s}}
+    of = lowered(mixer, "recurrent", None, taken)
+    back = adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable])
+    for x in (of, back):
+        steps = plan(real(levels(x)), Setting()).steps
+        assert not [s for s in steps if isinstance(s, Repeat)]
+        assert len(steps) <= 10
+
+
+@pytest.mark.parametrize("mixer", STEPWISE, ids=lambda m: m.name)
+def test_values_and_gradients_step_by_step(mixer: mx.Mixer) -> None:
+    run_both(mixer, "recurrent", 9, 1e-7)

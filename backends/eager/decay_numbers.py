@@ -17,6 +17,7 @@ from backends.eager.setting import Setting, op_of, view
 from backends.plan import Call
 from lowering import program as p
 from lowering.decay import SOURCE, STEP
+from lowering.decay_numbers import AT_STEPS
 from lowering.decay_region import BEFORE
 from lowering.program import Value
 
@@ -33,7 +34,10 @@ def decay_numbers(v: Value, setting: Setting) -> Call:
     logs = op_of(given, p.Input).name == "log"
     as_ = view(given.axes, (*batch, STEP))
     last = {"scores": (STEP, SOURCE), "entering": (STEP,), "leaving": (SOURCE,), "whole": ()}
-    asked = [(name, *name.removesuffix(BEFORE).split()) for name in body.names]
+    asked = [(name, name.partition(":")[0]) for name in body.names]
+    rows = [
+        (name.replace(AT_STEPS, ""), _rows(name, out, n)) for name, out in zip(body.names, body.outputs, strict=True)
+    ]
     orders = []
     for out, (_, what) in zip(body.outputs, asked, strict=True):
         lying = (*batch, *last[what])
@@ -42,10 +46,18 @@ def decay_numbers(v: Value, setting: Setting) -> Call:
     def spelled(x: Tensor) -> list[Tensor]:
         x = (x if as_ is None else as_(x)).reshape(prod(sizes), n)
         found = _tree(x, logs)
-        lying = [found[name].reshape((*sizes, *found[name].shape[1:])) for name, _ in asked]
+        lying = [found[name][at].reshape((*sizes, *found[name][at].shape[1:])) for name, at in rows]
         return [y.permute(order) for y, order in zip(lying, orders, strict=True)]
 
     return spelled
+
+
+def _rows(name: str, out: Value, steps: int) -> tuple[slice, ...]:
+    """Where in a result lie those for rows of several steps: after the last of these, or at the first."""
+    if AT_STEPS not in name:
+        return ()
+    n = steps // out.size(STEP)
+    return slice(None), slice(0 if name.endswith(BEFORE) else n - 1, None, n)
 
 
 def _tree(x: Tensor, logs: bool) -> dict[str, Tensor]:

@@ -245,15 +245,18 @@ class Emitter:
             parts.append((v, y, here, place))
         self.block(op.body, results)
         for v, y, here, place in parts:
-            c = TYPES[y.kind]
-            total = Store(f"(({c} *)(own + {place}))", y.kind, strides_of(v.sizes))
-            self.lines += added(self.scope(), y, here, total)
+            self.lines += added(self.scope(), y, here, _apart(v, "own", place))
         (self.arena, self.share), self.first, self.sizes, self.lane = outer, {}, {}, None
         self.lines += ["}"] * (len(pieces) + 1)
         self.apart = max(self.apart, own.peak)
         for v, _, store, place in sums:
-            self.lines += gathered(self.scope(), v, store, place)
+            self.lines += gathered(self.scope(), v, store, _apart(v, "OWN(i)", place))
         return taken
+
+
+def _apart(v: Value, arena: str, place: int) -> Store:
+    """Where a thread adds up its part of v: in v's own order, however v itself is to lie."""
+    return Store(f"(({TYPES[v.kind]} *)({arena} + {place}))", v.kind, strides_of(v.sizes))
 
 
 def _under(v: Value, store: Store, stored: frozenset[Value]) -> tuple[Value, Store | None]:

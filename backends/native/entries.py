@@ -114,13 +114,13 @@ def added(scope: Scope, v: Value, part: Store, total: Store) -> list[str]:
     return scope.written(v.sizes, build)
 
 
-def gathered(scope: Scope, v: Value, store: Store, place: int) -> list[str]:
-    """The sum of what all threads have of v."""
+def gathered(scope: Scope, v: Value, store: Store, parts: Store) -> list[str]:
+    """The sum of what all threads have of v; `parts` is where it lies with thread i."""
 
     def build(made: Axes) -> list[str]:
         nest, c = Nest([Loop(i, True) for i in variables(made, v.axes)]), TYPES[v.kind]
         total, at = scope.fresh("sum"), store.address(made.at)
-        term = f"(({c} *)(OWN(i) + {place}))[{at}]"
+        term = f"{parts.pointer}[{parts.address(made.at)}]"
         nest.inside.append(f"{c} {total} = {literal(0, v.kind)};")
         nest.inside.append(f"for (long i = 0; i < threads; i++) {total} += {term};")
         nest.inside.append(f"{store.pointer}[{at}] = {store.written(total)};")

@@ -143,7 +143,7 @@ def axes(sizes: Mapping[str, int], cuts: Mapping[str, tuple[int, ...]], first: M
             name = f"i{i}{'abcdefgh'[j]}_{clean}"
             v = Variable(name, m, frozenset((name,)))
             total = total * m + Index.of(v)
-            if m > 1:
+            if m != 1:  # of no entries too: its loop does not turn
                 variables.append(v)
         at[axis] = total + first[axis] if axis in first else total
         loops[axis] = tuple(variables)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+
 from backends.triton import tile as t
 from backends.triton.evaluate import Cut, Evaluator, Rule, Where, computed, gathered
+from backends.triton.functions import FORMS
 from backends.triton.products import summed, whole
 from backends.triton.sums import WHOLE, fresh, padded
 from backends.triton.tile import Dim, Index, Tile
@@ -15,6 +19,9 @@ CUMULATE = {
     "prod": ("tl.associative_scan({x}, {i}, _times, reverse={reverse})", "1"),
     "max": ("tl.associative_scan({x}, {i}, _larger, reverse={reverse})", 'float("-inf")'),
 }
+
+
+JOINED = {"sum": "add", "prod": "mul", "max": "max"}
 
 
 def neutral_of(v: Value) -> str:
@@ -36,9 +43,58 @@ def _cumulate(e: Evaluator, v: Value, where: Where) -> Tile:
             return _ordered(e, v, where, dim, n)
     if not ix.dims and n <= WHOLE and not any(isinstance(x.op, p.Contract) for x in computed(v.args[0], e.buffers)):
         return _up_to(e, v, where, ix)
+    if (found := _at_every(ix)) is not None:
+        outer, inner, count = found
+        last = outer.high * count + inner + op.exclusive
+        if last + count > n - 1 if op.reverse else inner - op.exclusive < count:
+            return _every(e, v, where, outer, inner, count)
     if ix.plain is None or ix.plain.size < n:
         raise Cut(v, "is cumulated along an axis of which a part is asked for")
     return _ordered(e, v, where, ix.plain, n)
+
+
+def _every(e: Evaluator, v: Value, where: Where, outer: Index, inner: int, count: int) -> Tile:
+    """Cumulated, at the places outer · count + inner: so many entries up to each are one, and these are cumulated.
+
+    Where entries cannot be read beyond their own block, whole blocks are cumulated, and the sums are moved by one.
+    """
+    assert isinstance(v.op, p.Cumulate) and outer.plain is not None
+    op = v.op
+
+    def each(place: int) -> Tile:
+        block, rest = divmod(place, count)
+        ix = t.joined(t.shifted(outer, block), t.constant(rest), count)
+        inside = e.between(ix, 0, v.size(op.axis))
+        return e.select(inside, lambda: e.wide(e.at(v.args[0], {**where, op.axis: ix})), lambda: literal_of(v))
+
+    def joined(tiles: Sequence[Tile]) -> Tile:
+        return reduce(lambda x, y: e.w.map(FORMS[JOINED[op.fn]], x, y, kind=v.kind), tiles)
+
+    sign, first = (1, op.exclusive) if op.reverse else (-1, op.exclusive)
+    state = e.state()
+    try:
+        return running(e, v, joined([each(inner + sign * i) for i in range(first, first + count)]), outer.plain)
+    except Cut:
+        e.restore(state)
+    if not 0 <= inner < count:
+        raise Cut(v, "is cumulated along an axis of which a part is asked for")
+    entries = [each(i) for i in range(count)]
+    sums = running(e, v, joined(entries), outer.plain)
+    by = 1 if op.reverse else -1
+    inside = e.between(t.shifted(outer, by), 0, -(-v.size(op.axis) // count))
+    assert isinstance(inside, Tile)
+    before = e.w.map("tl.where({}, {}, {})", inside, gathered(e, sums, outer.plain, by), literal_of(v), kind=v.kind)
+    own = entries[inner + op.exclusive :] if op.reverse else entries[: inner + 1 - op.exclusive]
+    return joined([before, *own])
+
+
+def _at_every(ix: Index) -> tuple[Index, int, int] | None:
+    """(outer, inner, count), where ix is outer · count + inner with a whole dimension as outer."""
+    if ix.parts is None or not ix.parts[1].tile.literal:
+        return None
+    outer, inner, count = ix.parts
+    outer, blocks = outer.origin or (outer, 0)
+    return None if outer.plain is None else (outer, blocks * count + inner.low, count)
 
 
 def _up_to(e: Evaluator, v: Value, where: Where, ix: Index) -> Tile:

@@ -131,7 +131,7 @@ class Evaluator:
             raise Cut(v, "is computed by itself", always=True)
         self.asked[v] += isinstance(v.op, p.Map | p.Contract | p.Reduce)
         if self.asked[v] > OFTEN:
-            raise Cut(v, "is computed at many places by one program", always=True)
+            raise Cut(v, "is computed at many places by one program")
         if self.depth >= DEEP:
             raise Cut(v, "is far from what is asked for", always=True)
         state = self.state()

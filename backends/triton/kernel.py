@@ -182,17 +182,19 @@ class Grid:
         return scalar(f"i_{word(axis)}", count)
 
     def lines(self) -> list[str]:
-        """The program's places, from its number: the last axis runs fastest."""
+        """The program's places, from its number: the last axis runs fastest.
+
+        The number is called i_p; the place along an axis p, which takes that name, is found last.
+        """
         names = list(self.counts)
         if not names:
             return []
-        lines = [PROGRAM]
+        places: dict[str, str] = {}
         left = "i_p"
         for i, a in reversed(list(enumerate(names))):
-            n = self.counts[a]
-            lines.append(f"i_{word(a)} = {left}" + (f" % {n}" if i else ""))
+            places[f"i_{word(a)}"] = left + (f" % {self.counts[a]}" if i else "")
             left = f"i_p // {math.prod(self.counts[x] for x in names[i:])}"
-        return lines
+        return [PROGRAM, *(f"{x} = {text}" for x, text in sorted(places.items(), key=lambda p: p[0] == "i_p"))]
 
 
 def assembled(name: str, e: Evaluator, grid: Grid, writes: Sequence[Buffer], title: str) -> Kernel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from math import prod
 
@@ -18,7 +18,7 @@ from backends.triton.kernel import Grid, Kernel, Setting, assembled
 from backends.triton.products import whole
 from backends.triton.roots import Demands, demands, places
 from backends.triton.rules import RULES
-from backends.triton.sums import fresh, looping, padded
+from backends.triton.sums import WHOLE, fresh, looping, padded
 from backends.triton.tile import Dim, Index, Tile
 from lowering import program as p
 from lowering.program import Program, Value
@@ -255,8 +255,12 @@ def scan(
     wanted = _within(op, v, buffers)
     e.w.piped = bool(wanted.rows)
     where: dict[str, Index] = {}
+    sizes: dict[str, int] = {}
+    own: dict[Value, dict[str, Index]] = {}
     for x in (*body.inputs[: op.carries], *body.outputs):
-        where |= places(x, wanted, grid, setting.tile, known=where)
+        own[x] = _named_alike(x, sizes, where)
+        sizes = x.sizes | sizes
+        where |= {**places(x, wanted, grid, setting.tile, known={**where, **own[x]}), **where}
     dims: list[tuple[Dim, ...]] = []
     nouns = [_noun(y) for y in body.outputs[: op.carries]]
     for i, x in enumerate(body.inputs[: op.carries]):
@@ -288,10 +292,10 @@ def scan(
         early = [i for i in range(op.carries) if _summed(op, i)]
         for i in early:
             renewed(i)
-        made |= {i: e.at(y, where) for i, y in enumerate(body.outputs) if i not in early}
+        made |= {i: e.at(y, {**where, **own[y]}) for i, y in enumerate(body.outputs) if i not in early}
         for i, b in roots.items():
             if i >= op.carries:
-                e.store(b, made[i], _moved(b, {**where, op.axis: here}))
+                e.store(b, made[i], _moved(b, {**where, **own[body.outputs[i]], op.axis: here}))
         for i in range(op.carries):
             if i not in early:
                 renewed(i)
@@ -308,6 +312,17 @@ def scan(
         there = moved(b.value, where)
         e.store(b, e.at(b.value, there), there)
     return assembled(name, e, grid, [*roots.values(), *ends], title)
+
+
+def _named_alike(x: Value, sizes: Mapping[str, int], where: Where) -> dict[str, Index]:
+    """Places along those axes of what a step gives that are called as longer or shorter ones of the loop's."""
+    made: dict[str, Index] = {}
+    for a, n in x.sizes.items():
+        if sizes.get(a, n) != n:
+            if n > WHOLE:
+                raise Cut(x, "has an axis called as another of the loop")
+            made[a] = t.counting(fresh(t.word(a), padded(n), {**where, **made}))
+    return made
 
 
 def _summed(op: p.Scan, i: int) -> bool:
@@ -373,6 +388,7 @@ def _within(op: p.Scan, v: Value, buffers: Mapping[Value, Buffer]) -> Demands:
         found.tiles.setdefault(a, more.tiles[a])
     found.blocks.clear()
     summed = {a for x in op.body.order if isinstance(x.op, p.Contract | p.Reduce) for a in x.op.over}
+    summed |= _otherwise(op, summed)
     for a in summed:
         found.tiles[a] = 3
         found.whole.add(a)
@@ -389,6 +405,25 @@ def _within(op: p.Scan, v: Value, buffers: Mapping[Value, Buffer]) -> Demands:
         if best is not None:
             own = [a for a in sizes if a.startswith("_") and 1 < sizes[a] <= LARGEST]
             found.tiles |= dict.fromkeys({best, *own} if prod(sizes[a] for a in own) <= LARGEST**2 else [best], 1)
+    return found
+
+
+def _otherwise(op: p.Scan, summed: Set[str]) -> set[str]:
+    """The axes of carries that the body sums over by other names, as a transition's transpose does."""
+    carries, found = {*op.body.inputs[: op.carries]}, set()
+    todo = [(y, a) for x in op.body.order if isinstance(x.op, p.Contract | p.Reduce) for a in x.op.over for y in x.args]
+    seen = set()
+    while todo:
+        x, a = todo.pop()
+        if a not in x.axes or (x, a) in seen:
+            continue
+        seen.add((x, a))
+        if x in carries:
+            found |= {a} - summed
+        elif isinstance(x.op, p.Rename):
+            todo.append((x.args[0], x.op.old if a == x.op.new else a))
+        else:
+            todo += [(y, a) for y in x.args]
     return found
 
 

@@ -4,6 +4,9 @@
 
 The gradient of what all rows of scores share, a slope or a temperature, is such a sum: as it is written, one program
 would have to compute the scores of all rows again. What is kept has no more entries than what is carried beside it.
+
+What a step gives is summed after the loop too, where it sums over an axis along which states are apart, as the gradient
+of a key that all heads share does; of that there are no more entries than of what steps read.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ Partial: TypeAlias = tuple[Value, Axes]
 
 def partial(program: Program) -> Program:
     """The program with such sums taken after their loops; itself where there are none."""
-    found = {v: x for v in program.order if isinstance(v.op, p.Scan) and (x := _partials(v.op))}
+    scans = [(v, v.op) for v in program.order if isinstance(v.op, p.Scan)]
+    found = {v: x for v, op in scans if (x := _partials(op) | _given(op))}
     if not found:
         return program
     b = Builder()
@@ -63,10 +67,45 @@ def _partials(op: p.Scan) -> dict[int, Partial]:
     return found
 
 
+def _given(op: p.Scan) -> dict[int, Partial]:
+    """What each step gives, kept apart along the axes along which states are, by its number."""
+    n, body = op.carries, op.body
+    apart = _apart(op)
+    most = max((prod(x.shape) for x in body.inputs[: n + op.steps]), default=0)
+    b = Builder()
+    found: dict[int, Partial] = {}
+    for i, x in enumerate(body.outputs[n:], n):
+        with b.named(x.label):
+            made, kept = _kept(b, x, apart)
+        if kept and prod(made.shape) <= most:
+            found[i] = made, kept
+    return found
+
+
+def _apart(op: p.Scan) -> Axes:
+    """The axes of states that one program does not hold whole: what steps sum over is held where tiles allow it."""
+    body = op.body
+    sizes = {a: m for x in body.inputs[: op.carries] for a, m in x.sizes.items() if m > 1}
+    free = sizes.keys() - _summed(body.outputs[: op.carries])
+    held = prod(m for a, m in sizes.items() if a not in free)
+    for a in reversed([a for a in sizes if a in free and a in _summed(body.outputs)]):
+        if held * sizes[a] <= TILE and prod(sizes.values()) >= held * sizes[a] * PROGRAMS:
+            held *= sizes[a]
+            free -= {a}
+    return frozenset(free)
+
+
+def _summed(values: Sequence[Value]) -> set[str]:
+    return {a for x in reached(values) if isinstance(x.op, p.Contract | p.Reduce) for a in x.op.over}
+
+
+TILE, PROGRAMS = 1 << 14, 64
+"""entries of states that one program may hold for the sake of sums, and how many programs there are to be then"""
+
+
 def _alone(x: Value) -> Axes:
     """The axes of a value that nothing it is computed from is summed over: each place is a program's."""
-    summed = {a for y in reached([x]) if isinstance(y.op, p.Contract | p.Reduce) for a in y.op.over}
-    return frozenset(a for a, n in x.sizes.items() if n > 1) - summed
+    return frozenset(a for a, n in x.sizes.items() if n > 1) - _summed([x])
 
 
 def _kept(b: Builder, v: Value, axes: Axes) -> Partial:
@@ -87,6 +126,9 @@ def _kept(b: Builder, v: Value, axes: Axes) -> Partial:
         case p.Map(fn="mul" | "neg" as fn):
             args, more = _one(b, v.args, axes)
             return (b.map(fn, *args) if more else v), more
+        case p.Map(fn="add" | "sub" as fn):
+            (x, kept), (y, also) = (_kept(b, z, axes) for z in v.args)
+            return (b.map(fn, x, y), kept) if kept and kept == also else (v, frozenset())
         case p.Map(fn="where") if zeros(v.args[2]):
             x, more = _kept(b, v.args[1], axes - {*v.args[0].axes})
             return (b.where(v.args[0], x, 0.0) if more else v), more
@@ -111,11 +153,16 @@ def _loop(b: Builder, op: p.Scan, partials: dict[int, Partial], args: Sequence[V
     body, inner = op.body, Builder()
     inputs, outputs, start = [*body.inputs], [*body.outputs], [*args]
     for i, (x, _) in partials.items():
+        if i >= op.carries:
+            outputs[i] = inner.order(x, x.axes)
+            continue
         inputs[i] = inner.input(f"carry{i}", x.axes, x.shape)
         outputs[i] = inner.order(inner.add(inputs[i], x), x.axes)
         start[i] = b.full(0.0, x.sizes)
     new = Program(inputs=tuple(inputs), outputs=tuple(outputs), names=body.names)
     picks = b.picks(p.Scan(op.axis, op.length, new, op.carries, op.steps, op.reverse), tuple(start))
     for i, (_, kept) in partials.items():
-        picks[i] = b.order(b.add(args[i], b.sum(picks[i], tuple(sorted(kept)))), args[i].axes)
+        made = b.sum(picks[i], tuple(sorted(kept)))
+        like = args[i].axes if i < op.carries else (op.axis, *body.outputs[i].axes)
+        picks[i] = b.order(b.add(args[i], made) if i < op.carries else made, like)
     return picks

@@ -144,6 +144,47 @@ def _check(v: Value, where: Where) -> None:
 
 
 def _contract(e: Evaluator, v: Value, where: Where) -> Tile:
+    """Σ x y over some axes as one; of what a loop carries, whose axes are dimensions of their own, over each."""
+    state = e.state()
+    try:
+        return _joint(e, v, where)
+    except Cut as cut:
+        if cut.value not in e.bound or (places := _each(e, v, where)) is None:
+            raise
+    e.restore(state)
+    x, y = (_inside(e, v, u, {**where, **places}, "0") for u in v.args)
+    return _in_turn(e, v, times(e, x, y, v.kind), places, "sum")
+
+
+def _each(e: Evaluator, v: Value, where: Where) -> dict[str, Index] | None:
+    """A dimension for each axis that a sum runs over; None where there is but one, or tiles would be large."""
+    sizes, ones = _places(e, v, v.op.over)  # type: ignore[union-attr]
+    long = {a: padded(n) for a, n in sizes.items() if n > 1}
+    entries = prod(d.size for d in {d for a in v.axes for d in where[a].dims})
+    if len(long) < 2 or prod(long.values()) * entries > _room(e):
+        return None
+    made, used = dict(ones), dict(where)
+    for a, n in long.items():
+        made[a] = used[a] = t.counting(fresh(t.word(a), n, used))
+    return made
+
+
+def _inside(e: Evaluator, v: Value, x: Value, where: Where, neutral: str) -> Tile:
+    """What a sum is taken of, `neutral` beyond the ends of the axes that it runs over."""
+    made = e.at(x, where)
+    for a in v.op.over:  # type: ignore[union-attr]
+        made = e.masked(made, where[a], x.size(a), neutral) if a in x.axes else made
+    return made
+
+
+def _in_turn(e: Evaluator, v: Value, x: Tile, places: Mapping[str, Index], fn: str) -> Tile:
+    for ix in places.values():
+        for dim in ix.dims:
+            x = summed(e, x, dim, fn)
+    return x
+
+
+def _joint(e: Evaluator, v: Value, where: Where) -> Tile:
     assert isinstance(v.op, p.Contract)
     _check(v, where)
     x, y = v.args

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from threading import Lock
 from weakref import WeakValueDictionary
@@ -223,6 +223,10 @@ def shifted(ix: Index, by: int) -> Index:
     if ix.parts is not None and by % ix.parts[2] == 0:
         outer, inner, n = ix.parts
         return joined(shifted(outer, by // n), inner, n)
+    if ix.parts is not None and ix.parts[1].tile.literal:
+        outer, inner, n = ix.parts
+        blocks, rest = divmod(inner.low + by, n)
+        return _scattered(joined(shifted(outer, blocks), constant(rest), n))
     if ix.tile.literal:
         return constant(ix.low + by)
     text = f"{ix.text} {'+' if by > 0 else '-'} {abs(by)}"
@@ -235,8 +239,15 @@ def strided(ix: Index, step: int, start: int) -> Index:
         return shifted(ix, start)
     if ix.tile.literal:
         return constant(ix.low * step + start)
+    if 0 <= start < step:
+        return _scattered(joined(ix, constant(start), step))
     text = f"{factor(ix.text)} * {step} + {start}"
     return Index(_like(ix, text), ix.low * step + start, ix.high * step + start, moved=bool(ix.dims) or ix.moved)
+
+
+def _scattered(ix: Index) -> Index:
+    """ix, which neither counts entries nor blocks of them."""
+    return replace(ix, tile=_like(ix, ix.text), moved=bool(ix.dims) or ix.moved)
 
 
 def reversed_(ix: Index, n: int) -> Index:
@@ -253,6 +264,13 @@ def quotient(ix: Index, n: int, size: int) -> tuple[Index, Index]:
         return ix, constant(0)
     if ix.parts is not None and ix.parts[2] == n:
         return ix.parts[0], ix.parts[1]
+    if (
+        ix.parts is not None
+        and ix.parts[2] % n == 0
+        and (inner := ix.parts[1]).parts is not None
+        and inner.parts[2] == n
+    ):
+        return joined(ix.parts[0], inner.parts[0], ix.parts[2] // n), inner.parts[1]
     if ix.tile.literal:
         return constant(ix.low // n), constant(ix.low % n)
     if size == 1:

@@ -231,10 +231,14 @@ class _Parted:
         inside = _Parted(body, given)
         inside.prepare()
         outputs: list[Value] = []
-        where: list[tuple[str, list[int]] | int] = []
+        where: list[tuple[str, list[int]] | tuple[str, list[int], Value] | int] = []
         for i, y in enumerate(body.outputs):
             of = counts.get(body.inputs[i]) if i < n else _along(inside.stacks.get(y, {}))
-            if of is None:
+            if i >= n and of is None and (stacks := inside.stacks.get(y, {})):
+                axis, (count, _) = next(iter(stacks.items()))
+                where.append((axis, [*range(len(outputs), len(outputs) + count)], y))
+                outputs += [inside.place(y, axis, j) for j in range(count)]
+            elif of is None:
                 where.append(len(outputs))
                 outputs.append(inside.whole(y))
             else:
@@ -251,7 +255,16 @@ class _Parted:
         new = p.Scan(op.axis, op.length, parted, carries, op.steps, op.reverse)
         with self.b.named(v.label):
             picks = self.b.picks(new, (*starts, *(self.whole(a) for a in v.args[n:])))
-        self.results[v] = [picks[i] if isinstance(i, int) else (i[0], [picks[j] for j in i[1]]) for i in where]
+        self.results[v] = []
+        for at in where:
+            if isinstance(at, int):
+                self.results[v].append(picks[at])
+            elif len(at) == 2:
+                self.results[v].append((at[0], [picks[j] for j in at[1]]))
+            else:
+                axis, numbers, y = at
+                entries = [self.b.expand(picks[j], {axis: 1}) for j in numbers]
+                self.results[v].append(self.b.order(self.b.concat(entries, axis), (op.axis, *y.axes)))
 
 
 def _along(stacks: Mapping[str, Stack]) -> tuple[str, int] | None:

@@ -18,7 +18,7 @@ from mixer_ir.nodes.expr import Axes, Expr, parse_axes, union
 from mixer_ir.nodes.node import Node
 from mixer_ir.nodes.tracing import TRACE, Trace
 
-TAKEN = ("initial_state", "return_state")
+TAKEN = ("self", "state", "initial_state", "return_state", "cu_seqlens")
 
 
 class State:
@@ -64,9 +64,9 @@ class Declaration:
         if parameter.annotation is parameter.empty:
             state = f" (a state: {name}: mx.State('k v'))" if self.word == "recurrence" and not self.signals else ""
             raise DeclarationError(f"{where} has no axes; annotate it, as in {name}: 'b t h k'{state}")
-        if name in TAKEN:
-            raise DeclarationError(f"{where}: this name is an argument of compiled mixers; call the signal differently")
         axes = self._evaluated(parameter.annotation, name)
+        if name in TAKEN and not isinstance(axes, State):
+            raise DeclarationError(f"{where}: this name is an argument of compiled mixers; call the signal differently")
         if axes is State:
             raise DeclarationError(
                 f"{where}: write the state's axes, as in mx.State('k v'), or mx.State('') for a scalar"
@@ -94,7 +94,7 @@ class Declaration:
         except Exception as e:
             raise DeclarationError(f"{self.name}: the annotation {annotation} of {what} cannot be read: {e}") from e
 
-    def run(self, **symbols: Expr) -> Any:
+    def run(self, /, **symbols: Expr) -> Any:
         """What the function returns for symbols; any error says where in it."""
         self.trace = Trace(state_axes=union(*self.states.values()))
         token = TRACE.set(self.trace)

@@ -46,6 +46,14 @@ class Transition(Node):
 
 
 @node
+class Factor(Node):
+    """One of the updates that a step makes one after the other: S ← A S + Σ_j k_j v_jᵀ."""
+
+    transition: Transition
+    inputs: tuple[tuple[Expr, Expr], ...]
+
+
+@node
 class Process(Node):
     """A state driven through time: S_t = A_t S_{t−1} + Σ_j k_j,t v_j,tᵀ, S_{−1} = the initial state or zero.
 
@@ -54,6 +62,8 @@ class Process(Node):
     over        the state axes that queries contract and that a low-rank or dense transition acts along
     inputs      pairs (key, value): a key has the axes `over`, a value the other state axes
     reset       where true (over t), the incoming state is dropped before the step
+    factors     updates with one pair of a low rank each that are the step one after the other, the first one first;
+                () where the step is no such product, or one of one factor, or decays along what it acts on
     """
 
     name: str
@@ -62,6 +72,7 @@ class Process(Node):
     transition: Transition
     inputs: tuple[tuple[Expr, Expr], ...]
     reset: Expr | None = None
+    factors: tuple[Factor, ...] = ()
 
     @property
     def batch(self) -> Axes:

@@ -19,6 +19,7 @@ from mixer_ir.nodes.process import Recurrence, Run, State
 from mixer_ir.nodes.text import formula
 from mixer_ir.rules.algebra import MINUS, ONE, keep, ones, product, renamed, replaced, total
 from mixer_ir.rules.coupled import circles, joint_process, joint_read
+from mixer_ir.rules.factored import chained
 from mixer_ir.rules.linear_form import Form, NotLinear, Term
 from mixer_ir.rules.process_parts import process_of, read_of
 
@@ -45,13 +46,15 @@ def normal_form(recurrence: Recurrence) -> Expr | NotAffine:
 
 @dataclass
 class _Reader:
-    """Reads one recurrence; `forms` holds the states resolved so far, in the order in which they can be built.
+    """Reads one recurrence; `forms` holds the states resolved so far, in the order in which they can be built, and
+    `chains` the updates that are products of simpler ones.
 
     States that feed each other are read together: `me` is the group whose updates are being read, () for the output.
     """
 
     recurrence: Recurrence
     forms: dict[State, Form] = field(default_factory=dict)
+    chains: dict[State, tuple[Form, ...]] = field(default_factory=dict)
     reading: State | None = None
     reads: dict[Term, Signal] = field(default_factory=dict)
     memo: dict[tuple[Node, Group], Form] = field(default_factory=dict)
@@ -169,14 +172,20 @@ class _Reader:
         for self.reading in group:
             update = self.update(self.reading)
             alone = isinstance(update, State) or not self.stateful(update)
-            form = self.read(update, group) if alone else self.part(update, group)
-            others = Form(terms=tuple(t for t in form.terms if t.state not in group))
-            own = tuple(t for t in form.terms if t.state in group)
-            rest = (*form.rest, self.settled(others)) if others.terms else form.rest
-            made[self.reading] = Form(own, rest)
+            made[self.reading] = self.apart(self.read(update, group) if alone else self.part(update, group), group)
+            if group == (self.reading,):
+                self.chains[state] = chained(
+                    state, update, made[state], lambda e: self.apart(self.read(e, group), group)
+                )
         self.reading = before
         self.forms.update(made)
         return state
+
+    def apart(self, form: Form, group: Group) -> Form:
+        """The form with the reads of states that are not of the group in its rest."""
+        others = Form(terms=tuple(t for t in form.terms if t.state not in group))
+        own = tuple(t for t in form.terms if t.state in group)
+        return Form(own, (*form.rest, self.settled(others)) if others.terms else form.rest)
 
     # ------------------------------------------------------------------ placeholders
 
@@ -216,7 +225,8 @@ class _Reader:
             forms = {s: self.forms[s].map(lambda e: replaced(e, table)) for s in group}
             if len(group) == 1:
                 early = any(not t.after for t in reads)
-                process = process_of(group[0], forms[group[0]], reads, reset, may_gate=not early)
+                chain = tuple(f.map(lambda e: replaced(e, table)) for f in self.chains[group[0]])
+                process = process_of(group[0], forms[group[0]], reads, reset, may_gate=not early, chain=chain)
             else:
                 process = joint_process(group, forms, reads, reset)
             for t in reads:

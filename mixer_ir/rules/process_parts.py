@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mixer_ir.nodes.expr import TIME, Axes, Call, Contract, Expr, Reduce, without
-from mixer_ir.nodes.process import Process, Read, State, Transition
+from mixer_ir.nodes.process import Factor, Process, Read, State, Transition
 from mixer_ir.nodes.text import formula
 from mixer_ir.rules.algebra import (
     ONE,
@@ -25,15 +25,21 @@ from mixer_ir.rules.algebra import (
 from mixer_ir.rules.linear_form import Form, NotLinear, Term
 
 
-def process_of(state: State, form: Form, reads: Sequence[Term], reset: Expr | None, *, may_gate: bool) -> Process:
+def process_of(
+    state: State, form: Form, reads: Sequence[Term], reset: Expr | None, *, may_gate: bool, chain: Sequence[Form] = ()
+) -> Process:
     """The process that `form`, linear in `state` alone, describes.
 
+    chain      forms with one low-rank pair each that are `form` one after the other, the first one first
     reads      how the state is read
     may_gate   whether a choice such as where(c, 0, S) may become the process' reset (not where S is read before it)
     """
     acts = acts_along(state.name, state.axes, form.terms)
     if may_gate and reset is None:
         reset, form = _gated(state, form)
+        if reset is not None and chain:
+            gate, first = _gated(state, chain[0])
+            chain = (first, *chain[1:]) if gate is reset else ()
     over = acts or reads_in_common(state.axes, [t.over for t in reads])
     transition = _transition(form.terms, acts)
     inputs = inputs_of(form.rest, over, without(state.axes, over))
@@ -41,7 +47,21 @@ def process_of(state: State, form: Form, reads: Sequence[Term], reset: Expr | No
     if not acts and over == state.axes and fixed and any(TIME in key.axes for key, _ in inputs):
         over = ()  # each entry of the state is a convolution of its own input
         inputs = inputs_of(form.rest, over, state.axes)
-    return Process(name=state.name, axes=state.axes, over=over, transition=transition, inputs=inputs, reset=reset)
+    if any(a in t.coefficient.axes for form in chain for t in form.terms if not t.over for a in acts):
+        chain = ()  # products of vectors of decays cost more over twice the steps than one update of two pairs
+    factors = tuple(
+        Factor(transition=_transition(f.terms, acts), inputs=inputs_of(f.rest, over, without(state.axes, over)))
+        for f in chain
+    )
+    return Process(
+        name=state.name,
+        axes=state.axes,
+        over=over,
+        transition=transition,
+        inputs=inputs,
+        reset=reset,
+        factors=factors,
+    )
 
 
 def reads_in_common(axes: Axes, reads: Sequence[Axes]) -> Axes:

@@ -167,11 +167,14 @@ def _piece(piece: Piece) -> Iterator[Step]:
 
 def _process(name: str, process: Process, piece: Piece) -> Iterator[Step]:
     before, low_rank = tuple(r.before for r in piece.reads), bool(process.transition.low_rank)
-    sharing = [None, *range(len(process.inputs))] if low_rank else [None]
+    most = max((len(f.inputs) for f in process.factors), default=0)  # and one that an update's own direction may have
+    counts = dict.fromkeys((len(process.inputs), *((most, most + 1) if process.factors else ())))
+    sharing = [(n, shared) for n in counts for shared in ([None, *range(n)] if low_rank else [None])]
     proved = True
-    for shared in sharing:
-        shape = Shape(before, len(process.inputs), low_rank, shared)
+    for n, shared in sharing:
+        shape = Shape(before, n, low_rank, shared)
         where = "" if shared is None else f" (where a = k{shared})"
+        where += "" if n == len(process.inputs) else f" of {n} inputs, as its updates may have"
         try:
             found = list(claims(shape))
         except (KeyError, ValueError) as error:

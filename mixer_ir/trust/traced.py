@@ -6,6 +6,7 @@ Sizes are small and every entry is a free symbol, so that the formulas are compa
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -74,6 +75,12 @@ def _traced(
             p = processes[s.name]
             found = form.states_of(p)[1].at(p.name, members(p).index(s.name))
             yield f"{s.name}_t = A_t {s.name}_(t−1) + Σ k vᵀ is its traced update", _differs(found, after, sizes)
+    for p in {p.name: p for p in processes.values() if p.factors}.values():
+        done = before[p.name]
+        for i, f in enumerate(p.factors):
+            one = replace(p, transition=f.transition, inputs=f.inputs, factors=(), reset=None if i else p.reset)
+            done = Definition(kind, signals, sizes, {**before, p.name: done}).states_of(one)[1]
+        yield f"the step of {p.name} is its factors, one after the other", _differs(done, form.states_of(p)[1], sizes)
     yield "y_t is the traced output", _differs(form.value(normal).at(TIME, 0), output, sizes)
 
 
