@@ -132,6 +132,21 @@ def reserved(initial_state: "b t"):
     return initial_state
 
 
+@mistake(mx.DeclarationError, "method: self: this name is an argument of compiled mixers")
+def method(self: "b t"):
+    return self
+
+
+@mistake(mx.DeclarationError, "handed: state: this name is an argument of compiled mixers", of=recurrence)
+def handed(S: mx.State("k"), state: "b t k"):
+    return S + state, S
+
+
+@mistake(mx.DeclarationError, "lengths: cu_seqlens: this name is an argument of compiled mixers")
+def lengths(cu_seqlens: "b t"):
+    return cu_seqlens
+
+
 @mistake(mx.DeclarationError, "line", "a signal has no truth value while a mixer is declared; write mx.where")
 def branch(v: "b t v"):
     if v > 0:

@@ -209,6 +209,35 @@ def test_the_parts_of_a_sum_are_added_up() -> None:
             torch.set_num_threads(threads)
 
 
+@mx.mixer
+def attention(q: "b t h k", k: "b t h k", v: "b t h v"):
+    return mx.softmax(mx.causal(mx.lowrank(q, k))) @ v
+
+
+def test_a_sum_that_threads_share_may_lie_in_another_order(ways: str) -> None:
+    """Gradients are sums over rows, which heads share out; each thread's part lies as the sum does, not the result."""
+    g = torch.Generator().manual_seed(0)
+    signals = {n: torch.randn(1, 5, 3, 4, dtype=torch.float64, generator=g) for n in attention.signals}
+    found = []
+    for backend in ("eager", "native"):
+        at = {n: x.clone().requires_grad_() for n, x in signals.items()}
+        y = mx.compile(attention, form="dense", backend=backend)(**at)
+        (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)).sum().backward()
+        found.append([x.grad for x in at.values()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_what_has_no_entries_is_neither_read_nor_written() -> None:
+    """The steps before the only one are none: what is joined to them lies alone, and sums over them are 0."""
+    b = Builder()
+    x, first = b.input("x", ("k", "t"), (5, 1)), b.input("first", ("k",), (5,))
+    none = b.slice(x, "t", 0, 0)
+    joined = b.concat([b.expand(first, {"t": 1}), none], "t")
+    of = program({"joined": b.mul(joined, x), "sum": b.sum(b.map("exp", none), ("t",))}, [x, first])
+    agree(of)
+
+
 def test_equal_programs_have_equal_texts() -> None:
     assert emission.emit(mixing()[0], 4) == emission.emit(mixing()[0], 4)
 

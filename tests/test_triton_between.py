@@ -54,6 +54,16 @@ def test_what_is_rounded_between_kernels(use: str, rounded: bool) -> None:
     assert narrow(of, [s], wide) == ({s} if rounded else set())
 
 
+def test_what_is_computed_beside_a_value_sees_it_before_it_is_rounded() -> None:
+    """A product that the kernel sums that stores it is a factor alone where it is read from memory."""
+    b = Builder()
+    x, y = signals(b, "x", "y")
+    s = b.contract(b.rename(x, "i", "l"), b.rename(y, "i", "j"), ("k",))
+    total, z = b.sum(s, ("j",)), b.contract(s, b.rename(x, "i", "l"), ("l",))
+    of = program({"e": b.map("exp", total), "z": z}, [x, y])
+    assert narrow(of, [s], (), {s: {total}}) == {s} and not narrow(of, [s], (), {s: {z}})
+
+
 @pytest.mark.parametrize("upper", [False, True])
 def test_systems_of_one_matrix_share_its_inverse(upper: bool) -> None:
     """(I − L)⁻¹ x and (I − Lᵀ)⁻¹ y take one inverse, and are what solving gives."""

@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("triton")
 
 import catalog
-from backends.triton import settle
+from backends.triton import launch, settle
 from backends.triton.compilers import Figures, Task
 from backends.triton.devices import room
 from backends.triton.kernel import LAST, SPILLED, Kernel, Setting
@@ -20,9 +20,12 @@ from backends.triton.levels import levels
 from backends.triton.partition import plan
 from backends.triton.real import real
 from backends.triton.steps import Learnt, Plan
+from lowering.adjoint import adjoint
 from lowering.build import Builder, program
 from lowering.program import Program
 from mixer_ir.driver.kernels import lowered
+from tests.programs import arrays
+from tests.test_triton import agree
 
 FINE: Figures = {"registers": 32, "stack": 0, "spills": 0, "shared": 0, "columns": 0, "tensor": {}, "ttir": ""}
 
@@ -284,6 +287,30 @@ def test_products_that_go_on_spilling_are_shared_among_several_kernels(monkeypat
     made = settle.settled(of, Setting(), "sm_90", lambda of: lambda b: torch.float32)
     counts = [k.text.count("tl.dot(") for k in made.kernels()]
     assert max(counts) <= most and sum(counts) == n
+
+
+@pytest.mark.parametrize("name", ["rwkv7", "kda"])
+def test_shared_products_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Each kernel's products are shared among two: sums are stored, and small sums are taken with what they sum."""
+    made: list[tuple[Plan, Plan]] = []
+
+    def halved(of: Program, setting: Setting, *_: Any) -> Plan:
+        learnt = Learnt()
+        whole = plan(of, setting, learnt=learnt)
+        parts = [p for k in whole.kernels() for p in k.parts or (k,) if p.text.count("tl.dot(") >= 4]
+        learnt.halved |= {frozenset(b.value for b in p.writes): 1 for p in parts}
+        made.append((whole, plan(of, setting, learnt=learnt)))
+        return made[-1][1]
+
+    monkeypatch.setattr(launch, "planned", halved)
+    of = lowered(
+        next(iter(catalog.get(name).mixers.values())), "chunked", 16, {"b": 1, "t": 40, "h": 2, "k": 16, "v": 16}
+    )
+    back = adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable], of.names)
+    agree(back, {**arrays(back, seed=1), **arrays(of)})
+    (whole, shared), *_ = made
+    counts = [[k.text.count("tl.dot(") for k in x.kernels()] for x in (whole, shared)]
+    assert counts[0] != counts[1] and max(counts[1]) <= max(counts[0])
 
 
 @pytest.mark.parametrize(("left", "taken"), [(0, 2), (4, 3)])

@@ -322,3 +322,17 @@ def test_a_name_is_no_part_of_what_a_value_is() -> None:
             z = b.map("neg", y)
     assert b.map("exp", x) is y and y.label == "decay: the decay of each step"
     assert z.label == "inner: the decay of each step" and x.label == ""
+
+
+@pytest.mark.parametrize("names", ["h p", "p h", "i p", "o p"])
+def test_axes_may_have_any_name(names: str) -> None:
+    """Programs lie along both axes; the number of a program is called i_p, and so is its place along p."""
+    outer, inner = names.split()
+    b = Builder()
+    x = b.input("x", (outer, "t", inner), (3, 4, 2))
+    of = program({"y": b.cumulate("sum", b.map("exp", x), "t")}, [x])
+    kernel = plan(of, Setting("tl.float64")).steps[0]
+    assert len(kernel.kernel.grid) == 2
+    given = arrays(of)
+    got = prepare(of)({"x": torch.from_numpy(given["x"])})
+    np.testing.assert_allclose(got["y"].numpy(), reference.prepare(of)(given)["y"], rtol=1e-12)

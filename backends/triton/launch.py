@@ -32,7 +32,7 @@ from backends.triton.narrow import narrow
 from backends.triton.plans import planned
 from backends.triton.real import real
 from backends.triton.settle import settled
-from backends.triton.steps import Call, Launch, Plan, Repeat, Step, reads, writes
+from backends.triton.steps import Call, Launch, Plan, Repeat, Step, made_with, reads, writes
 from backends.triton.tune import Timer, Way, name_of, tuned
 from lowering import program as p
 from lowering.program import Program, Value
@@ -220,7 +220,7 @@ def _stored(of: Plan, kept: Sequence[torch.dtype], precision: torch.dtype, dot: 
         own = (b.value for step in of.steps if not isinstance(step, Call) for b in writes(step))
         wide = [v for v, dtype in zip(of.program.outputs, kept, strict=True) if dtype.itemsize > 2]
         between = [v for v in own if v not in stored]
-        stored |= dict.fromkeys(narrow(of.program, between, wide), torch.bfloat16)
+        stored |= dict.fromkeys(narrow(of.program, between, wide, made_with(of.steps)), torch.bfloat16)
     return stored
 
 

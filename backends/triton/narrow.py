@@ -10,8 +10,9 @@ result in float32, and what is small.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from math import prod
+from types import MappingProxyType
 
 from backends.triton.affine import affine_of
 from backends.triton.products import LEAST
@@ -29,13 +30,27 @@ SMALL = 4
 """how many times smaller than the largest signal an array is that is not worth it"""
 
 
-def narrow(program: Program, stored: Sequence[Value], wide: Sequence[Value]) -> set[Value]:
-    """Those of the stored values that may be rounded to the signals' dtype. `wide`: results that are not rounded."""
+def narrow(
+    program: Program,
+    stored: Sequence[Value],
+    wide: Sequence[Value],
+    made_with: Mapping[Value, Set[Value]] = MappingProxyType({}),
+) -> set[Value]:
+    """Those of the stored values that may be rounded to the signals' dtype.
+
+    wide   results that are not rounded
+    made_with   by a value, what its kernel stores too, which is computed before the value is rounded
+    """
     uses = Uses(program, wide)
     most = max((prod(v.shape) for v in program.inputs if v.kind == "real"), default=0)
     own = {*program.inputs}
     return {
-        v for v in stored if v.kind == "real" and v not in own and SMALL * prod(v.shape) >= most and uses.rounded(v)
+        v
+        for v in stored
+        if v.kind == "real"
+        and v not in own
+        and SMALL * prod(v.shape) >= most
+        and uses.rounded(v, made_with.get(v, frozenset()))
     }
 
 
@@ -64,9 +79,9 @@ class Uses:
                     self.ends[y].append((v, i))
                 self._read(v.op.body)
 
-    def rounded(self, v: Value) -> bool:
-        """Whether everything that is computed of v bears that it is rounded."""
-        seen: set[tuple[Value, bool]] = set()
+    def rounded(self, v: Value, before: Set[Value]) -> bool:
+        """Whether everything that is computed of v bears that it is rounded; but for what is computed before it is."""
+        seen: set[tuple[Value, bool]] = {(x, moved) for x in before for moved in (True, False)}
         todo = [(v, True)]
         while todo:
             x, moved = todo.pop()

@@ -9,6 +9,7 @@ suffice, and others are launched side by side.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -16,16 +17,17 @@ from typing import Any, TypeAlias
 
 from backends.triton import loops, roots
 from backends.triton.affine import affine_of
-from backends.triton.beside import loops_along, side_by_side
 from backends.triton.chains import APART, bare, overlong, repeated, unmasked
 from backends.triton.ends import at_the_end, loop_of
 from backends.triton.evaluate import Buffer, Cut, computed, hint, meaning, reached, stripped
 from backends.triton.factors import between, condenses, drive, factor, little, multiplies, stepwise
+from backends.triton.halving import halves
+from backends.triton.joining import Joining
 from backends.triton.kernel import LIMITS, SPILLED, Kernel, Setting, fitting, shapes
 from backends.triton.prepared import prepared
 from backends.triton.roots import demands
 from backends.triton.stages import apart
-from backends.triton.steps import Call, Launch, Learnt, Plan, Repeat, Step, reads, writes
+from backends.triton.steps import Call, Launch, Learnt, Plan, Repeat, Step, reads
 from backends.triton.sums import WHOLE
 from backends.triton.tile import word
 from lowering import program as p
@@ -75,8 +77,8 @@ class _Partition:
     """what a loop's program cannot compute at its end"""
     summed: set[Value] = field(default_factory=set)
     """cumulated sums of what is in memory because their own loop found no registers for it"""
-    halved: dict[Value, set[int]] = field(default_factory=dict)
-    """the products on the way to a value, before each sum that takes half of them is put in memory"""
+    halved: Counter[frozenset[Value]] = field(default_factory=Counter)
+    """how often the products of what one kernel stores were halved"""
 
     def plan(self) -> Plan:
         for v in self.program.inputs:
@@ -92,20 +94,31 @@ class _Partition:
         while True:
             count = len(self.buffers)
             self.complete(inputs)
-            if len(self.buffers) == count:
+            if len(self.buffers) == count and not self.halve():
                 break
             self.made = {
                 v: s
                 for v, s in self.made.items()
                 if isinstance(s, Repeat) or self.inside_of[v].isdisjoint(self.buffers)
             }
-        steps = self.fused(self.needed())
+        steps = Joining(self.buffers, self.learnt, self.joint).joined(self.needed())
         return Plan(
             self.program,
             tuple(self.buffers[v] for v in self.program.inputs),
             tuple(self.buffers[v] for v in self.program.outputs),
             tuple(steps),
         )
+
+    def halve(self) -> bool:
+        """Sums put in memory that take half of the products of what one kernel stores; whether there are any."""
+        found: tuple[Value, ...] = ()
+        for own, times in self.learnt.halved.items():
+            while self.halved[own] < times and not found:
+                self.halved[own] += 1
+                found = halves([v for v in own if v in self.buffers], self.buffers, self.program.order)
+        for x in found:
+            self.between_kernels(x)
+        return bool(found)
 
     def complete(self, inputs: set[Value]) -> None:
         """A step for every buffer, and for those that turn out to be needed on the way."""
@@ -196,7 +209,7 @@ class _Partition:
             if (x := self.repeated(v, made.kernel)) is not None:
                 raise Cut(x, "is computed again by every program along an axis that it lacks")
             x = self.same(v) if made.kernel.crowded(CROWDED) else None
-            if x is None and (made.kernel.crowded(HALVED) or self.whole(v)):
+            if x is None and made.kernel.crowded(HALVED):
                 x = self.middle(v)
             if x is not None:
                 raise Cut(x, "takes too many registers with what is computed of it")
@@ -243,13 +256,6 @@ class _Partition:
                 if same:
                     return max(same, key=own.index)
         return None
-
-    def whole(self, v: Value) -> bool:
-        """Whether the products on the way to v have not been halved as often as they are to be."""
-        before = self.halved.setdefault(v, set())
-        if (count := self.products(v)) not in before and len(before) < self.learnt.halved[v]:
-            before.add(count)
-        return count in before
 
     def middle(self, v: Value) -> Value | None:
         """A sum that takes about half of the products on the way to v."""
@@ -322,6 +328,10 @@ class _Partition:
         """A kernel that stores some values of one grid, for a setting."""
         args = [a for b in stored for a in b.value.args]
         return self.once((name, title, *stored), args, lambda s: roots.plain(name, stored, self.buffers, s, title))
+
+    def joint(self, name: str, stored: Sequence[Buffer]) -> Write:
+        """The same with what each is in its title."""
+        return self.plain(name, stored, "\n".join(f"{b.name}: {_about(b.value)}." for b in stored))
 
     def once(self, what: tuple[Any, ...], args: Sequence[Value], write: Write) -> Write:
         """`write`, but for what was written of the same arrays before: an earlier try, or an earlier plan.
@@ -432,49 +442,6 @@ class _Partition:
         for v in self.program.outputs:
             visit(v)
         return list(done.values())
-
-    def fused(self, steps: list[Step]) -> list[Step]:
-        """Kernels of one level made fewer; a level is one more than those of what is read."""
-        level: dict[Value, int] = {}
-        groups: dict[int, list[Step]] = {}
-        for s in steps:
-            depth = 1 + max((level.get(x, 0) for x in reads(s)), default=0)
-            for b in writes(s):
-                level[b.value] = depth
-            groups.setdefault(depth, []).append(s)
-        return [s for depth in sorted(groups) for s in side_by_side(self.together(groups[depth]), self.learnt.alone)]
-
-    def together(self, group: list[Step]) -> list[Step]:
-        """Kernels that store results of one grid are one, as long as its tiles fit into registers."""
-        made: list[Step] = []
-        for s in group:
-            if isinstance(s, Launch) and self.joins(s):
-                for i, other in enumerate(made):
-                    if (one := self.one(other, s)) is not None:
-                        made[i] = one
-                        break
-                else:
-                    made.append(s)
-            else:
-                made.append(s)
-        return made
-
-    def joins(self, s: Launch) -> bool:
-        """Whether a kernel may be one with others."""
-        return not any(loops_along(b) or b.value in self.learnt.single for b in s.kernel.writes)
-
-    def one(self, first: Step, second: Launch) -> Launch | None:
-        if not isinstance(first, Launch) or not self.joins(first):
-            return None
-        stored = [*first.kernel.writes, *second.kernel.writes]
-        title = "\n".join(f"{b.name}: {_about(b.value)}." for b in stored)
-        name = first.kernel.name
-        options = list(dict.fromkeys((first.kernel.setting, second.kernel.setting)))
-        try:
-            kernel = fitting(self.plain(name, stored, title), options)
-        except (Cut, roots.Mismatch):
-            return None
-        return Launch(kernel) if kernel.fits or not second.kernel.fits else None
 
 
 CROWDED, HALVED = 1.25, 2.5

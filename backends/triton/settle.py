@@ -27,7 +27,7 @@ import torch
 from backends.triton.compilers import LIMIT, Compilers, figures, kept
 from backends.triton.devices import DEVICES, triton_of
 from backends.triton.evaluate import Buffer
-from backends.triton.kernel import LAST, SPILLED, Kernel, Setting
+from backends.triton.kernel import LAST, NARROW, SPILLED, Kernel, Setting
 from backends.triton.known import installed, sound
 from backends.triton.partition import lightest, plan, plans
 from backends.triton.steps import Call, Launch, Learnt, Plan, Repeat, Step
@@ -250,14 +250,20 @@ def _learn(
             learnt.stored = True
             continue
         products = part.text.count("tl.dot(")
+        least = part.setting.tile <= NARROW[0] and part.setting.limit < SPILLED
+        if count and least and part.fits and products >= MANY and not stuck:
+            learnt.halved[frozenset(own)] = min(learnt.halved[frozenset(own)] + 1, HALVED)
+            learnt.most = min(learnt.most, products)
+            continue
         if count and stuck and (products < MANY or count <= SOME) and len(own) > 1 and not own <= learnt.single:
             learnt.single |= own
             continue
+        have = min(learnt.limits.get(v, fresh) for v in own)
+        within = stuck and part.held <= have * threads  # what is beside the tiles takes the registers
+        if count and (within or have <= LAST) and products >= (MANY if have > LAST else SEVERAL):
+            learnt.halved[frozenset(own)] = min(learnt.halved[frozenset(own)] + 1, HALVED)
         for v in own:
             have = learnt.limits.get(v, fresh)
-            within = stuck and part.held <= have * threads  # what is beside the tiles takes the registers
-            if count and (within or have <= LAST) and products >= (MANY if have > LAST else SEVERAL):
-                learnt.halved[v] = min(learnt.halved[v] + 1, HALVED)
             learnt.limits[v] = _lower(have, part.held // threads, count, stuck) if count else have
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -63,7 +64,8 @@ class Learnt:
     alone     values whose kernels are not put side by side with others
     stored    whether states are in memory, and read by kernels of their own, not by the loops that carry them
     sharing   whether products are in memory that half of `OFTEN` programs of narrow tiles would compute again
-    halved    how often a sum that takes half of the products on the way to a value is put in memory
+    halved    how often sums that take half of the products of what one kernel stores are put in memory
+    most      products with which a kernel of the narrowest tiles spilled: kernels are not joined to take as many
     written   kernels, or why there are none, by what they store, their setting and the arrays that they read
     """
 
@@ -72,7 +74,8 @@ class Learnt:
     alone: set[Value] = field(default_factory=set)
     stored: bool = False
     sharing: bool = False
-    halved: Counter[Value] = field(default_factory=Counter)
+    halved: Counter[frozenset[Value]] = field(default_factory=Counter)
+    most: int = 1 << 30
     written: dict[tuple[Any, ...], Kernel | Exception] = field(default_factory=dict, compare=False)
 
     def copy(self) -> Learnt:
@@ -99,3 +102,10 @@ def writes(step: Step) -> tuple[Buffer, ...]:
             return (buffer,)
         case Repeat(results=results):
             return results
+
+
+def made_with(steps: Iterable[Step]) -> dict[Value, set[Value]]:
+    """What kernels that store several values of one grid store, by each of them: they compute one of another's tile."""
+    kernels = (part for s in steps if isinstance(s, Launch) for part in s.kernel.parts or (s.kernel,))
+    stored = ({b.value for b in k.writes if b.of is None} for k in kernels)
+    return {v: own - {v} for own in stored for v in own}
