@@ -133,7 +133,7 @@ def reserved(initial_state: "b t"):
 
 
 @mistake(mx.DeclarationError, "method: self: this name is an argument of compiled mixers")
-def method(self: "b t"):
+def own(self: "b t"):
     return self
 
 

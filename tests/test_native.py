@@ -238,6 +238,18 @@ def test_what_has_no_entries_is_neither_read_nor_written() -> None:
     agree(of)
 
 
+def test_what_is_padded_along_an_outer_loop_is_read_without_a_condition() -> None:
+    """gcc 12 vectorises such loads wrongly: of the entry before, where the step before is missing."""
+    b = Builder()
+    x, y = b.input("x", ("b", "i", "s"), (3, 2, 2)), b.input("y", ("b", "i", "s"), (3, 2, 2))
+    earlier = b.pad(b.slice(x, "i", 0, 1), "i", 1, 0)
+    off = b.map("eq", b.iota("i", 2), b.add(b.iota("s", 2), b.const(1)))
+    of = program({"y": b.sum(b.map("where", off, b.const(0.0), b.mul(earlier, y)), ("i",))}, [x, y])
+    text = emission.emit(of, 8).text
+    assert " ? in0[" not in text and " ? 0 : in0[" not in text, text
+    agree(of)
+
+
 def test_equal_programs_have_equal_texts() -> None:
     assert emission.emit(mixing()[0], 4) == emission.emit(mixing()[0], 4)
 

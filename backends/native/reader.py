@@ -99,6 +99,11 @@ class Reader:
         return self.read(args[0], moved(v, at), guard)
 
     def _padded(self, v: Value, op: p.Pad, at: At, guard: Term | None) -> Term:
+        """What v pads, or the padding.
+
+        Where the innermost loop does not decide which, a place that is there is read in any case: gcc 12 takes wrong
+        entries for loads under a condition that a loop does not change, and a choice of places costs nothing in it.
+        """
         place = at[op.axis] + -op.before
         n = v.args[0].size(op.axis)
         tests = [f"{place} >= 0"] if place.least < 0 else []
@@ -107,8 +112,14 @@ class Reader:
         if not tests:
             return self.read(v.args[0], there, guard)
         own = self._defined("bool", " && ".join(tests), place.needs)
-        both = own if guard is None else self._defined("bool", f"{guard.text} & {own.text}", own.needs | guard.needs)
-        term = self.read(v.args[0], there, both)
+        if n and self.nest.depth(place.needs) < len(self.nest.loops):
+            inside = self._defined("int", f"{own.text} ? {place} : 0", place.needs)
+            there[op.axis] = Index.of(Variable(inside.text, n, place.needs, whole=True))
+        elif guard is None:
+            guard = own
+        else:
+            guard = self._defined("bool", f"{guard.text} & {own.text}", own.needs | guard.needs)
+        term = self.read(v.args[0], there, guard)
         text = f"{own.text} ? {term.text} : {literal(op.value, v.kind)}"
         return self._defined(v.kind, text, term.needs | own.needs)
 
