@@ -132,7 +132,7 @@ def reserved(initial_state: "b t"):
     return initial_state
 
 
-@mistake(mx.DeclarationError, "method: self: this name is an argument of compiled mixers")
+@mistake(mx.DeclarationError, "own: self: this name is an argument of compiled mixers")
 def own(self: "b t"):
     return self
 
