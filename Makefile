@@ -3,6 +3,7 @@
 
 PYTHON ?=
 TORCH  ?= torch==2.13.0
+TRITON ?= triton==3.7.1
 VENV   := .venv
 JOBS   ?= 2
 
@@ -42,14 +43,15 @@ clean: ## remove the environment, caches and builds
 
 # The environment with the extra `demo`, or `dev`, which contains it. While something is being installed there is
 # `.unfinished` instead of a stamp; one found at the start was left by an interrupted install, and all is made anew.
-# Torch goes first, in the version above, so that the project's own requirements find it and leave it alone.
+# Torch goes first, in the version above, with the Triton that its builds for GPUs come with, so that the project's own
+# requirements find them and leave them alone.
 $(VENV)/.ready-%: pyproject.toml
 	@if [ -e $(VENV)/.unfinished ] || ! $(VENV)/bin/python -c '$(fit)' 2>/dev/null; then \
 		$(find_python) && rm -rf $(VENV) && mkdir $(VENV) && touch $(VENV)/.unfinished && \
 		echo "making $(VENV) with $$("$$python" --version)" && "$$python" -m venv $(VENV); \
 	fi
 	@touch $(VENV)/.unfinished && rm -f $(VENV)/.ready-*
-	$(pip) "$(TORCH)" && $(pip) --editable ".[$*]" || { rm $(VENV)/.unfinished; exit 1; }
+	$(pip) "$(TORCH)" "$(TRITON); sys_platform == 'linux'" && $(pip) --editable ".[$*]" || { rm $(VENV)/.unfinished; exit 1; }
 	@mv $(VENV)/.unfinished $@
 
 pip := $(VENV)/bin/python -m pip install --disable-pip-version-check
