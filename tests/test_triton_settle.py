@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import catalog
 from backends.triton import launch, settle
 from backends.triton.compilers import Figures, Task
 from backends.triton.devices import room
-from backends.triton.kernel import LAST, SPILLED, Kernel, Setting
+from backends.triton.kernel import LAST, SHORT, SPILLED, Kernel, Setting
 from backends.triton.levels import levels
 from backends.triton.partition import plan
 from backends.triton.real import real
@@ -267,6 +268,53 @@ def test_fewer_warps_are_tried_where_their_threads_can_hold_the_tiles() -> None:
         for held, fewest in ((most * 128, 4), (most * 128 + 1, 8)):
             ways = settle._ways(replace(kernel, warps=8, held=held), "sm_90")
             assert min(w.warps for w in (ways[0], *settle._others(ways, spilled))) == fewest
+
+
+def test_where_no_tile_fits_and_little_is_spilled_sums_are_shorter_before_the_limit_falls() -> None:
+    kernel = replace(next(iter(plan(two(), Setting()).kernels())), fits=False)
+    own, learnt = {b.value for b in kernel.writes}, Learnt()
+    settle._learn(learnt, kernel, {kernel: 8}, 136, 256, stuck=False)
+    assert learnt.short == own and learnt.limits == dict.fromkeys(own, 136)
+    settle._learn(learnt, kernel, {kernel: 8}, 136, 256, stuck=False)
+    assert all(learnt.limits[v] < 136 for v in own)
+    for other, spilled in ((kernel, settle.SOME + 1), (replace(kernel, fits=True), 8)):
+        settle._learn(fresh := Learnt(), other, {other: spilled}, 136, 256, stuck=False)
+        assert not fresh.short
+
+
+def test_the_shortest_sums_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The delta rule with few registers: sums over 64 places in blocks of 16."""
+    made: list[Plan] = []
+
+    def short(of: Program, setting: Setting, *_: Any) -> Plan:
+        setting = replace(setting, limit=LAST)
+        learnt = Learnt()
+        learnt.short |= {b.value for k in plan(of, setting).kernels() for b in k.writes}
+        made.append(plan(of, setting, learnt=learnt))
+        return made[-1]
+
+    monkeypatch.setattr(launch, "planned", short)
+    sizes = {"b": 1, "t": 40, "h": 1, "k": 64, "v": 64}
+    of = lowered(next(iter(catalog.get("kda").mixers.values())), "chunked", 32, sizes)
+    back = adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable], of.names)
+    agree(back, {**arrays(back, seed=1), **arrays(of)})
+    assert any((k.setting.tile, k.setting.block) == SHORT and "range(4)" in k.text for k in made[0].kernels())
+
+
+def test_of_kernels_side_by_side_the_products_of_those_that_spill_most_are_shared_first() -> None:
+    b = Builder()
+    xs = [b.input(f"x{i}", ("it"[i // 20], "j"), ((16, 4096)[i // 20], 16)) for i in range(40)]
+    ws = [b.input(f"w{i}", ("j", "k"), (16, 16)) for i in range(40)]
+    made = [b.contract(x, w, ("j",)) for x, w in zip(xs, ws, strict=True)]
+    of = program({"y": reduce(b.add, made[:20]), "z": reduce(b.add, made[20:])}, [*xs, *ws])
+    narrow = Setting(tile=1 << 10, limit=SPILLED - 1)
+    parts = [p for k in plan(of, narrow).kernels() for p in k.parts or (k,)]
+    first, second = (replace(p, fits=True, setting=narrow) for p in parts)
+    both = replace(first, text=first.text + second.text, parts=(first, second), writes=first.writes + second.writes)
+    for spilled, shared in ((96, 1), (8, 2)):
+        learnt = Learnt()
+        settle._learn(learnt, both, {first: spilled, second: 8}, narrow.limit, 256, stuck=False)
+        assert len(learnt.halved) == shared and frozenset(b.value for b in first.writes) in learnt.halved
 
 
 def test_products_that_go_on_spilling_are_shared_among_several_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,8 @@ SHAPES = (
 """(tile, block) to try, those that compute least twice first; a loop's carried tile is summed at once or not at all"""
 NARROW, SPILLED = (1 << 10, 256), 125
 """one more, a narrow tile whose sums take no loop, below a limit that larger tiles have spilled at before it fell"""
+SHORT = (1 << 10, 16)
+"""the last, where it is asked for: sums in the shortest blocks that products take"""
 AGAIN = 4
 """how many times the programs of a larger tile those of a smaller one may be; twice that below the limit `SPILLED`"""
 WORTH = 0.25
@@ -69,9 +71,10 @@ STAGES = 2
 """how deep loads are pipelined: deeper costs shared memory that the tiles need"""
 
 
-def shapes(setting: Setting) -> list[Setting]:
+def shapes(setting: Setting, *, short: bool = False) -> list[Setting]:
     """The settings that a kernel may be written for, in the order of preference where registers suffice."""
     of = (*SHAPES[:-1], NARROW, SHAPES[-1]) if setting.limit < SPILLED else SHAPES
+    of = (*of, SHORT) if short else of
     return [replace(setting, tile=tile, block=block) for tile, block in of]
 
 

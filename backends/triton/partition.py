@@ -290,7 +290,8 @@ class _Partition:
         return often and any(made) and not multiplies(v, self.buffers)
 
     def launch(self, write: Write, *stored: Value) -> Launch:
-        return Launch(fitting(write, shapes(replace(self.setting, limit=self.limit(stored)))))
+        short = not self.learnt.short.isdisjoint(stored)
+        return Launch(fitting(write, shapes(replace(self.setting, limit=self.limit(stored)), short=short)))
 
     def alone(self, v: Value, write: Write) -> Launch:
         """A loop along the axis of v; small sums of products that it finds no registers for are in memory before."""

@@ -7,10 +7,10 @@ numbers of warps, and with exponents that are multiplied late or fewer copies of
 still spills is planned again with a lower limit of registers, and so it goes on: of kernels side by side, for those
 that spill by themselves. Where that changes nothing, states are read by other kernels than the loops that carry them,
 what one kernel stores is stored by several or its products are shared among several, and the largest of kernels that
-spill side by side alone is launched by itself. A plan with fewer launches whose tiles seem to take more registers than
-there are, but not many, is tried first. Of all plans that were tried the one with the least spilled is taken, of those
-the one with the fewest launches, then the fewest bytes. Nothing is run, nothing hangs on times, and the plan is kept on
-disk, so that this is done once.
+spill side by side alone is launched by itself. Before a limit falls that no tiles are within, sums are in the shortest
+blocks. A plan with fewer launches whose tiles seem to take more registers than there are, but not many, is tried first.
+Of all plans that were tried the one with the least spilled is taken, of those the one with the fewest launches, then
+the fewest bytes. Nothing is run, nothing hangs on times, and the plan is kept on disk, so that this is done once.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ MANY, SEVERAL, HALVED = 16, 4, 3
 """products that are shared among two kernels, rather than results, each of which would take most of them; so many are
 where the limit cannot fall; and how often they are
 """
+WORST = 4
+"""times less than another kernel beside it that one spills whose products are not shared yet: the other's may do"""
 
 Types = Callable[[Plan], Callable[[Buffer], torch.dtype]]
 """the dtypes that a plan's arrays have in memory"""
@@ -243,6 +245,7 @@ def _learn(
     if stuck and kernel in spilled and kernel.parts:
         _apart(learnt, kernel)
         return
+    worst = max(spilled.values(), default=0)
     for part in kernel.parts or (kernel,):
         own = {b.value for b in part.writes}
         count = spilled.get(part, spilled.get(kernel))
@@ -251,12 +254,16 @@ def _learn(
             continue
         products = part.text.count("tl.dot(")
         least = part.setting.tile <= NARROW[0] and part.setting.limit < SPILLED
-        if count and least and part.fits and products >= MANY and not stuck:
+        if count and WORST * count >= worst and least and part.fits and products >= MANY and not stuck:
             learnt.halved[frozenset(own)] = min(learnt.halved[frozenset(own)] + 1, HALVED)
             learnt.most = min(learnt.most, products)
             continue
         if count and stuck and (products < MANY or count <= SOME) and len(own) > 1 and not own <= learnt.single:
             learnt.single |= own
+            continue
+        if count and not part.fits and count <= SOME and not own <= learnt.short:
+            learnt.short |= own
+            learnt.limits |= {v: learnt.limits.get(v, fresh) for v in own}
             continue
         have = min(learnt.limits.get(v, fresh) for v in own)
         within = stuck and part.held <= have * threads  # what is beside the tiles takes the registers

@@ -60,6 +60,7 @@ class Learnt:
     """What earlier plans of a program have shown, by values of the plan's own program.
 
     limits    registers of a thread for the kernels that store some values
+    short     values whose kernels may sum in the shortest blocks
     single    values whose kernels store nothing else
     alone     values whose kernels are not put side by side with others
     stored    whether states are in memory, and read by kernels of their own, not by the loops that carry them
@@ -70,6 +71,7 @@ class Learnt:
     """
 
     limits: dict[Value, int] = field(default_factory=dict)
+    short: set[Value] = field(default_factory=set)
     single: set[Value] = field(default_factory=set)
     alone: set[Value] = field(default_factory=set)
     stored: bool = False
@@ -80,7 +82,12 @@ class Learnt:
 
     def copy(self) -> Learnt:
         return replace(
-            self, limits=dict(self.limits), single=set(self.single), alone=set(self.alone), halved=self.halved.copy()
+            self,
+            limits=dict(self.limits),
+            short=set(self.short),
+            single=set(self.single),
+            alone=set(self.alone),
+            halved=self.halved.copy(),
         )
 
 

@@ -9,7 +9,8 @@ over the stacked axis become sums over each block, and what is read of the state
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from lowering import program as p
@@ -231,20 +232,22 @@ class _Parted:
         inside = _Parted(body, given)
         inside.prepare()
         outputs: list[Value] = []
-        where: list[tuple[str, list[int]] | tuple[str, list[int], Value] | int] = []
+        made: list[_Made] = []
         for i, y in enumerate(body.outputs):
-            of = counts.get(body.inputs[i]) if i < n else _along(inside.stacks.get(y, {}))
-            if i >= n and of is None and (stacks := inside.stacks.get(y, {})):
-                axis, (count, _) = next(iter(stacks.items()))
-                where.append((axis, [*range(len(outputs), len(outputs) + count)], y))
-                outputs += [inside.place(y, axis, j) for j in range(count)]
-            elif of is None:
-                where.append(len(outputs))
-                outputs.append(inside.whole(y))
+            stacks = inside.stacks.get(y, {})
+            along = counts.get(body.inputs[i]) if i < n else _along(stacks)
+            entries = next(iter(stacks), None) if i >= n and along is None else None
+            if along is not None:
+                axis, count = along
+                parts = [inside.b.order(inside.block(y, axis, j, count), y.axes) for j in range(count)]
+                made.append(_Made(len(outputs), count, axis))
+            elif entries is not None:
+                parts = [inside.place(y, entries, j) for j in range(stacks[entries][0])]
+                made.append(_Made(len(outputs), len(parts), entries, (op.axis, *y.axes)))
             else:
-                axis, count = of
-                where.append((axis, [*range(len(outputs), len(outputs) + count)]))
-                outputs += [inside.b.order(inside.block(y, axis, j, count), y.axes) for j in range(count)]
+                parts = [inside.whole(y)]
+                made.append(_Made(len(outputs)))
+            outputs += parts
             if i == n - 1:
                 carries = len(outputs)
         parted = Program(
@@ -255,16 +258,29 @@ class _Parted:
         new = p.Scan(op.axis, op.length, parted, carries, op.steps, op.reverse)
         with self.b.named(v.label):
             picks = self.b.picks(new, (*starts, *(self.whole(a) for a in v.args[n:])))
-        self.results[v] = []
-        for at in where:
-            if isinstance(at, int):
-                self.results[v].append(picks[at])
-            elif len(at) == 2:
-                self.results[v].append((at[0], [picks[j] for j in at[1]]))
-            else:
-                axis, numbers, y = at
-                entries = [self.b.expand(picks[j], {axis: 1}) for j in numbers]
-                self.results[v].append(self.b.order(self.b.concat(entries, axis), (op.axis, *y.axes)))
+        self.results[v] = [self.result(x, picks) for x in made]
+
+    def result(self, made: _Made, picks: Sequence[Value]) -> Value | tuple[str, list[Value]]:
+        """A result of a loop, of those of the loop that carries blocks."""
+        of = [*picks[made.first : made.first + made.count]]
+        if made.axis is None:
+            return of[0]
+        if made.axes is None:
+            return made.axis, of
+        return self.b.order(self.b.concat([self.b.expand(x, {made.axis: 1}) for x in of], made.axis), made.axes)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Which results of a loop that carries blocks stand for one result of the loop before.
+
+    first, count   their numbers     axis   along which they are its blocks; with `axes`, all of its own, its entries
+    """
+
+    first: int
+    count: int = 1
+    axis: str | None = None
+    axes: tuple[str, ...] | None = None
 
 
 def _along(stacks: Mapping[str, Stack]) -> tuple[str, int] | None:
