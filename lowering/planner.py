@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from lowering.context import Choice, SignalType, sizes_of
 from lowering.cost import Cost, cost
@@ -15,7 +16,7 @@ from lowering.fused import chained
 from lowering.kinds import kinds_in
 from lowering.lower import lower
 from lowering.profile import Profile
-from lowering.program import Program
+from lowering.program import Program, Region, Scan, Solve
 from mixer_ir.nodes.expr import TIME, Expr, Literal, Signal, call
 from mixer_ir.nodes.matrix import Apply, Resets, Toeplitz
 from mixer_ir.nodes.node import Node
@@ -108,14 +109,16 @@ def plans(
             wanted = [f for f in wanted if f != "direct"]
         alone: Alone | None = None
         for profile, parts in zip(profiles, made, strict=True):
-            tried = _choices(forms if price_all else wanted, chunk, sizes[TIME], profile)
+            own = [f for f in wanted if f != "scan" or profile.composed or not _composes(piece)] or wanted
+            tried = _choices(forms if price_all else own, chunk, sizes[TIME], profile)
             if len(tried) == 1 and not price_all:
                 parts.append(PiecePlan(piece, reasons, (), tried[0]))
                 continue
             alone = alone or Alone.of(piece, signals, sizes, kinds)
             priced = tuple(Candidate(c, cost(alone.program(c, past), profile)) for c in tried)
-            offered = [c for c in priced if c.choice.form in wanted]
             known = alone.programs
+            offered = [c for c in priced if c.choice.form in own]
+            offered = [c for c in offered if _solved(known[c.choice], profile.solved)] or offered
             tiled = [c for c in offered if c.choice.form != "monarch" or _tiled(piece, known[c.choice], profile)]
             chosen = cheapest(tiled or offered, profile).choice
             parts.append(PiecePlan(piece, reasons, priced, chosen))
@@ -136,6 +139,21 @@ def _tiled(piece: Piece, program: Program, profile: Profile) -> bool:
     A process forms its filter first, by kernels that wait for each other.
     """
     return not profile.longest or (isinstance(piece.node, Apply) and bool(chained(program, profile.longest)))
+
+
+def _composes(piece: Piece) -> bool:
+    """Whether an associative scan of this piece multiplies matrices: its transition is not diagonal."""
+    node = piece.node
+    return isinstance(node, Process) and (node.transition.dense is not None or bool(node.transition.low_rank))
+
+
+@lru_cache(maxsize=1 << 10)
+def _solved(program: Program, kinds: frozenset[str]) -> bool:
+    """Whether all triangular systems in a program, those in its loops among them, are of numbers of these kinds."""
+    return all(
+        v.kind in kinds if isinstance(v.op, Solve) else not isinstance(v.op, Scan | Region) or _solved(v.op.body, kinds)
+        for v in program.order
+    )
 
 
 def _lags(piece: Piece, sizes: Mapping[str, int], past: int | None) -> int:

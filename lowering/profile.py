@@ -75,6 +75,10 @@ class Profile:
     """overheads of an operation for each matrix of a batch whose entries do not lie side by side"""
     affine_turn: float | None = None
     """overhead of an affine scan along time for each block of steps, where it is computed in blocks"""
+    composed: bool = True
+    """whether scans that compose matrices are worth trying"""
+    solved: frozenset[str] = frozenset(("real", "complex"))
+    """kinds of numbers in triangular systems that the backend solves"""
     turn: Profile | None = None
     """by what the body of a loop is priced, where it is not this"""
 
@@ -187,11 +191,15 @@ _KERNELS = Profile(  # an H100: what kernels reach of its published rates; a byt
     chunks=(64,),
     filled=True,
     each=0.0,
+    composed=False,
+    solved=frozenset(("real",)),
 )
 KERNELS = replace(_KERNELS, turn=replace(_KERNELS, copy=inf, operation=0.0))
 """the kernels of backends/triton: chains of transforms are held in tiles, a loop is one kernel whose turns keep what
-they compute in registers, sequences are not cut into stretches; tiles are made for chunks of 64. What of a program is
-in memory between kernels its operations do not tell, so no form is refused for that.
+they compute in registers, sequences are not cut into stretches; tiles are made for chunks of 64. A scan that composes
+matrices has kernels that wait for each other at each of its log T levels, which prices do not tell, and complex
+triangular systems are not spelled: neither is chosen where there is another form. What of a program is in memory
+between kernels its operations do not tell, so no form is refused for that.
 """
 
 PROFILES = {"cpu": CPU, "cuda": GPU}

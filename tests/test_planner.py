@@ -130,6 +130,39 @@ def test_kernels_are_not_offered_transforms_as_products_of_a_filter_that_a_proce
     assert asked.chosen.form == "monarch"
 
 
+@mx.recurrence
+def turned(H: mx.State("n"), A: "t m n", q: "t n", x: "b t m"):
+    H = mx.rename(A @ H + x, m="n")
+    return H, q @ H
+
+
+@mx.recurrence
+def corrected(S: mx.State("k v"), z: "b t k", a: "b t k", v: "b t v"):
+    S = mx.complex(mx.cos(z), mx.sin(z)) * S
+    S = S - mx.outer(a, a @ S) + mx.outer(a, v)
+    return S, mx.real(z @ S)
+
+
+def test_kernels_are_not_offered_scans_that_compose_matrices():
+    """By its price it would be taken; each of its levels waits for the one before."""
+    of = types(turned, t=4096, m=64, n=64)
+    piece = plan(turned.expr, of, KERNELS, price_all=True).pieces[0]
+    price = {c.choice.form: c.cost.seconds for c in piece.candidates}
+    assert min(price, key=lambda form: price[form]) == "scan" != piece.chosen.form
+    assert plan(turned.expr, of, KERNELS).pieces[0].chosen == piece.chosen
+    assert plan(turned.expr, of, KERNELS, form="scan").pieces[0].chosen.form == "scan"
+
+
+def test_kernels_are_not_offered_forms_with_triangular_systems_that_they_do_not_solve():
+    """Complex ones: by price chunks would be taken, and refused when kernels are written."""
+    of = types(corrected, t=4096)
+    piece = plan(corrected.expr, of, KERNELS, price_all=True).pieces[0]
+    price = {c.choice.form: c.cost.seconds for c in piece.candidates}
+    assert min(price, key=lambda form: price[form]) == "chunked" and piece.chosen.form == "recurrent"
+    assert plan(corrected.expr, of, KERNELS).pieces[0].chosen == piece.chosen
+    assert plan(corrected.expr, of, KERNELS, form="chunked").pieces[0].chosen.form == "chunked"
+
+
 def test_a_loops_turns_move_nothing_in_kernels():
     """What an entry of softmax's weights takes stays in registers; the same as one matrix goes through memory."""
 
