@@ -22,6 +22,7 @@ def mlstm(q: "b t h k", k: "b t h k", v: "b t h v", i: "b t h", f: "b t h") -> "
     Written with weights divided by e^{m_t}, m_t = max(m_{t−1} + log σ(f_t), i_t) = F_t + max_{s ≤ t} (i_s − F_s), where
     F_t = Σ_{s ≤ t} log σ(f_s); so no exponent is positive but by rounding; the normaliser is max(|n_t·q_t|, e^{−m_t}).
     Any m would do, as it cancels: so the digits that m loses where F is large are not missed, and m has no gradient.
+    f must be finite, as F never comes back from −∞ (the layer's lies within ± gate_cap).
     """
     forget = -mx.softplus(-f)
     F_t = mx.cumsum(forget)

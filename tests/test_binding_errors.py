@@ -186,7 +186,8 @@ def attention(q: "b t k", k: "b t k", v: "b t v"):
 
 def test_an_index_holds_whole_numbers_that_the_table_has():
     f, codes, v = mx.compile(looked_up), torch.randn(5, K), torch.randn(B, T, V)
-    refused(mx.SignalError, lambda: f(codes=codes, z=torch.rand(B, T), v=v), "z is float32, but it is an index along c")
+    words = "z is float32, but it is an index along c: give whole numbers of an integer dtype, as in z.long()"
+    refused(mx.SignalError, lambda: f(codes=codes, z=torch.rand(B, T), v=v), words)
     z = torch.arange(B * T).reshape(B, T)
     refused(mx.SignalError, lambda: f(codes=codes, z=z, v=v), "z goes from 0 to 11", "it must lie in 0 … 4")
     assert f(codes=codes, z=z % 5, v=v).shape == v.shape

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -72,8 +75,8 @@ def test_products_are_proved(mixer: mx.Mixer) -> None:
     assert proof.ok and "is its factors, one after the other" in str(proof)
 
 
-def drawn(mixer: mx.Mixer, length: int) -> dict[str, Tensor]:
-    sizes = {"b": 2, "h": 2, "k": 3, "v": 4, "t": length}
+def drawn(mixer: mx.Mixer, length: int, batch: int = 2) -> dict[str, Tensor]:
+    sizes = {"b": batch, "h": 2, "k": 3, "v": 4, "t": length}
     given: dict[str, Tensor] = {}
     for name, axes in mixer.signals.items():
         shape = [sizes[a] for a in axes]
@@ -112,3 +115,34 @@ def test_kernels_of_a_product_are_as_many_as_a_delta_rules() -> None:
 @pytest.mark.parametrize(("mixer", "length", "chunk"), [(mirrors, 9, 4), (gated_between, 7, 6), (mirrors, 130, 64)])
 def test_kernels_compute_what_programs_say(mixer: mx.Mixer, length: int, chunk: int) -> None:
     run_both(mixer, "chunked", length, 1e-7, chunk=chunk)
+
+
+PIECES = [0, 1, 64, 129]
+"""where pieces begin and end: less than a chunk, all but a step of one, one and a step"""
+
+
+def by_steps(mixer: mx.Mixer, given: Mapping[str, Tensor], start: Tensor) -> tuple[Tensor, Tensor]:
+    """Each piece by a call of its own, step by step on PyTorch's operators: (outputs, last states)."""
+    f = mx.compile(mixer, form="recurrent", backend="eager")
+    made = []
+    for i, (a, b) in enumerate(pairwise(PIECES)):
+        piece = {n: x[:, a:b] for n, x in given.items()}
+        made.append(f(**piece, initial_state={"S": start[i : i + 1]}, return_state=True))
+    return torch.cat([y for y, _ in made], 1), torch.cat([state["S"] for _, state in made])
+
+
+@pytest.mark.slow
+def test_kernels_of_packed_products_take_states_and_leave_them() -> None:
+    """Values, last states and all gradients, where pieces are of 1, 63 and 65 steps."""
+    torch.manual_seed(0)
+    given = drawn(mirrors, PIECES[-1], batch=1)
+    start = torch.randn(len(PIECES) - 1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    f = mx.compile(mirrors, form="chunked", chunk=64, backend="triton")
+    y, state = f(**given, cu_seqlens=torch.tensor(PIECES), initial_state={"S": start}, return_state=True)
+    found = []
+    weights = [torch.randn_like(x) for x in (y, state["S"])]
+    for results in (by_steps(mirrors, given, start), (y, state["S"])):
+        loss = sum((x * w).sum() for x, w in zip(results, weights, strict=True))
+        found.append([*results, *torch.autograd.grad(loss, [*given.values(), start])])
+    for want, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)

@@ -19,7 +19,8 @@ from backends.triton.totals import totalled
 from backends.triton.unstacked import unstacked
 from lowering import program as p
 from lowering.adjoint import adjoint
-from lowering.program import Program
+from lowering.build import Builder, program
+from lowering.program import Program, Value
 from mixer_ir.driver.kernels import lowered
 from tests.programs import arrays
 from tests.test_triton import run_both
@@ -89,6 +90,24 @@ def test_rewritten_loops_give_the_same(mixer: mx.Mixer, form: str, name: str) ->
     assert changed
 
 
+def test_no_entries_are_no_block() -> None:
+    """A slice of nothing beside a state that a loop carries in halves."""
+    b = Builder()
+    x = b.input("x", ("t", "k"), (4, 6))
+
+    def step(i: Builder, carry: list[Value], steps: list[Value], _: list[Value]) -> tuple[list[Value], list[Value]]:
+        halves = [i.slice(carry[0], "k", j, j + 3) for j in (0, 3)]
+        return [i.add(i.concat(halves, "k"), steps[0])], [i.slice(steps[0], "k", 2, 2)]
+
+    (last,), (nothing,) = b.scan("t", step, [b.full(0.0, {"k": 6})], [x], [])
+    of = program({"last": last, "nothing": nothing}, [x])
+    made = unstacked(of)
+    assert made is not of
+    want, got = (reference.prepare(y)(arrays(of)) for y in (of, made))
+    assert got["nothing"].shape == (4, 0)
+    np.testing.assert_allclose(got["last"], want["last"], rtol=1e-12)
+
+
 @pytest.mark.parametrize("mixer", MIXERS, ids=lambda m: m.name)
 def test_values_and_gradients(mixer: mx.Mixer) -> None:
     run_both(mixer, "chunked", 9, 1e-7, chunk=4)
@@ -115,13 +134,21 @@ def two_coupled(
     return S, R, q @ S
 
 
-STEPWISE = (dense, of_all_heads, two_coupled)
+@mx.recurrence
+def shared_keys(S: mx.State("k v"), q: "b t h k", k: "b t k", v: "b t h v", a: "b t h"):
+    S = a * S + mx.outer(k, v)
+    return S, q @ S
 
 
-@pytest.mark.parametrize("mixer", (dense, of_all_heads), ids=lambda m: m.name)
+STEPWISE = (dense, of_all_heads, shared_keys, two_coupled)
+
+
+@pytest.mark.parametrize("mixer", STEPWISE, ids=lambda m: m.name)
 def test_a_loop_over_steps_is_one_kernel(mixer: mx.Mixer) -> None:
-    """A transition's transpose on the way back, keys that all heads share: nothing is launched step by step."""
-    sizes = {"b": 2, "t": 100, "h": 16, "k": 16, "v": 16, "m": 64, "n": 64}
+    """Nothing is launched step by step: a transition's transpose on the way back, gradients of keys that all heads
+    share, of values that all sequences share, states that are coupled.
+    """
+    sizes = {"b": 8, "t": 100, "h": 16, "k": 64, "v": 64, "m": 64, "n": 64}
     taken = {a: n for a, n in sizes.items() if a in {x for s in mixer.signals.values() for x in s}}
     of = lowered(mixer, "recurrent", None, taken)
     back = adjoint(of, [n for n, v in zip(of.input_names, of.inputs, strict=True) if v.differentiable])

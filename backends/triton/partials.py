@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import TypeAlias
 
-from backends.triton.fission import reached
-from backends.triton.totals import added
+from backends.triton.totals import added, summed
 from lowering import program as p
 from lowering.build import Builder
 from lowering.fused import zeros
@@ -25,6 +24,9 @@ from lowering.program import Program, Value
 Axes: TypeAlias = frozenset[str]
 Partial: TypeAlias = tuple[Value, Axes]
 """(a sum that lacks some of its axes' sums, these axes)"""
+
+TILE, PROGRAMS = 1 << 14, 64
+"""entries of states that one program may hold for the sake of sums, and how many programs there are to be then"""
 
 
 def partial(program: Program) -> Program:
@@ -86,26 +88,18 @@ def _apart(op: p.Scan) -> Axes:
     """The axes of states that one program does not hold whole: what steps sum over is held where tiles allow it."""
     body = op.body
     sizes = {a: m for x in body.inputs[: op.carries] for a, m in x.sizes.items() if m > 1}
-    free = sizes.keys() - _summed(body.outputs[: op.carries])
+    free = sizes.keys() - summed(body.outputs[: op.carries])
     held = prod(m for a, m in sizes.items() if a not in free)
-    for a in reversed([a for a in sizes if a in free and a in _summed(body.outputs)]):
+    for a in reversed([a for a in sizes if a in free and a in summed(body.outputs)]):
         if held * sizes[a] <= TILE and prod(sizes.values()) >= held * sizes[a] * PROGRAMS:
             held *= sizes[a]
             free -= {a}
     return frozenset(free)
 
 
-def _summed(values: Sequence[Value]) -> set[str]:
-    return {a for x in reached(values) if isinstance(x.op, p.Contract | p.Reduce) for a in x.op.over}
-
-
-TILE, PROGRAMS = 1 << 14, 64
-"""entries of states that one program may hold for the sake of sums, and how many programs there are to be then"""
-
-
 def _alone(x: Value) -> Axes:
     """The axes of a value that nothing it is computed from is summed over: each place is a program's."""
-    return frozenset(a for a, n in x.sizes.items() if n > 1) - _summed([x])
+    return frozenset(a for a, n in x.sizes.items() if n > 1) - summed([x])
 
 
 def _kept(b: Builder, v: Value, axes: Axes) -> Partial:

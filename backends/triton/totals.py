@@ -45,10 +45,14 @@ def _shares(op: p.Scan, body: Program) -> dict[int, Value]:
     n = op.carries
     sums = {i: x for i in range(n) if (x := added(body, i)) is not None}
     states = [i for i in range(n) if i not in sums]
-    used = reached([body.outputs[i] for i in states])
-    summed = {a for x in used if isinstance(x.op, p.Contract | p.Reduce) for a in x.op.over}
-    apart = {a for i in states for a, m in body.inputs[i].sizes.items() if m > 1} - summed
+    apart = {a for i in states for a, m in body.inputs[i].sizes.items() if m > 1}
+    apart -= summed([body.outputs[i] for i in states])
     return {i: x for i, x in sums.items() if not apart <= {*body.inputs[i].axes}}
+
+
+def summed(values: Sequence[Value]) -> set[str]:
+    """The axes over which anything is summed on the way to the values."""
+    return {a for x in reached(values) if isinstance(x.op, p.Contract | p.Reduce) for a in x.op.over}
 
 
 def added(body: Program, i: int) -> Value | None:

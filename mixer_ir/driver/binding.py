@@ -194,7 +194,10 @@ def check_indices(bound: Bound, indices: Mapping[str, str]) -> None:
     for name, axis in indices.items():
         x = bound.tensors[name]
         if kind_of(x.dtype) != "int":
-            raise SignalError(f"{name} is {_name(x.dtype)}, but it is an index along {axis}: give whole numbers")
+            raise SignalError(
+                f"{name} is {_name(x.dtype)}, but it is an index along {axis}: give whole numbers of an integer dtype, "
+                f"as in {name}.long()"
+            )
         if axis in bound.sizes and visible([x]) and (x.min() < 0 or x.max() >= bound.sizes[axis]):
             raise SignalError(
                 f"{name} goes from {int(x.min())} to {int(x.max())}, but it is an index along {axis}: "
