@@ -202,9 +202,20 @@ def test_offsets_are_64_bit() -> None:
 
 def test_what_has_no_spelling_is_named() -> None:
     b = Builder()
-    x, r = b.input("x", ("t", "s"), (3, 3), "complex"), b.input("r", ("t",), (3,), "complex")
-    with pytest.raises(BackendError, match="no spelling of Solve for complex numbers"):
-        launch.prepare(program({"y": b.solve(x, r, "t", "s")}, [x, r]))
+    x = b.input("x", ("t",), (3,), "complex")
+    with pytest.raises(BackendError, match="no spelling of tanh for complex numbers"):
+        launch.prepare(program({"y": b.map("tanh", x)}, [x]))
+
+
+@pytest.mark.parametrize("upper", [False, True])
+@pytest.mark.parametrize("kinds", [("complex", "complex"), ("real", "complex"), ("complex", "real")])
+def test_complex_systems_are_real_systems_of_their_parts(kinds: tuple[str, str], upper: bool) -> None:
+    b = Builder()
+    x, r = b.input("x", ("t", "b", "s"), (7, 2, 7), kinds[0]), b.input("r", ("b", "t", "v"), (2, 7, 3), kinds[1])
+    of = program({"y": b.solve(x, r, "t", "s", upper=upper)}, [x, r])
+    agree(of, arrays(of))
+    back = adjoint(of, ["x", "r"])
+    agree(back, {**arrays(back, seed=1), **arrays(of)})
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,7 @@ import catalog
 from backends.triton import launch, settle
 from backends.triton.compilers import Figures, Task
 from backends.triton.devices import room
+from backends.triton.halving import WIDER
 from backends.triton.kernel import LAST, SHORT, SPILLED, Kernel, Setting
 from backends.triton.levels import levels
 from backends.triton.partition import plan
@@ -335,6 +336,24 @@ def test_products_that_go_on_spilling_are_shared_among_several_kernels(monkeypat
     made = settle.settled(of, Setting(), "sm_90", lambda of: lambda b: torch.float32)
     counts = [k.text.count("tl.dot(") for k in made.kernels()]
     assert max(counts) <= most and sum(counts) == n
+
+
+def test_small_results_of_many_products_are_shared_by_the_sums_that_they_are_read_from() -> None:
+    """A chain of matrices of which rows are summed: no sum on the way is as small as the result."""
+    b = Builder()
+    n, y = 20, b.input("x", ("i", "j"), (32, 16))
+    inputs = [y]
+    for i in range(n):
+        axis, to = "jk" if i % 2 == 0 else "kj"
+        inputs += [b.input(f"w{i}", (axis, to), (16, 16)), b.input(f"u{i}", ("i", to), (32, 16))]
+        y = b.add(b.contract(y, inputs[-2], (axis,)), inputs[-1])
+    of = program({"z": b.sum(y, ("j",))}, inputs)
+    (whole,) = plan(of, Setting()).kernels()
+    assert whole.text.count("tl.dot(") == n
+    learnt = Learnt()
+    learnt.halved[frozenset(b.value for b in whole.writes)] = 1
+    counts = [k.text.count("tl.dot(") for k in plan(of, Setting(), learnt=learnt).kernels()]
+    assert len(counts) == 2 and sum(counts) == n and max(counts) <= WIDER * n
 
 
 @pytest.mark.parametrize("name", ["rwkv7", "kda"])

@@ -17,15 +17,30 @@ from lowering.program import Value
 
 SHARE = 0.6
 """of all products, what either half may take"""
+WIDER = 2 / 3
+"""the same where the sums are larger than the results"""
 LEAST = 8
 """products of which one sum is worth being stored: an eighth of all"""
 
 
 def halves(roots: Sequence[Value], known: Mapping[Value, Buffer], order: Sequence[Value]) -> tuple[Value, ...]:
-    """One or two sums on the way to `roots` to be in memory; none if nothing shares the products."""
+    """One or two sums on the way to `roots` to be in memory; none if nothing shares the products.
+
+    They are no larger than the results. Where none of those do, they may be as large as what is read: small results
+    come from large sums.
+    """
+    inputs = reached([a for r in roots for a in r.args], known)
+    small, large = (max(prod(v.shape) for v in of) for of in (roots, [*roots, *(b.value for b in inputs)]))
+    return _halves(roots, known, order, SHARE, small) or _halves(roots, known, order, WIDER, large)
+
+
+def _halves(
+    roots: Sequence[Value], known: Mapping[Value, Buffer], order: Sequence[Value], share: float, room: int
+) -> tuple[Value, ...]:
+    """See `halves`: sums of so many entries at most, and what either half may take."""
     whole = {*_products(roots, known)}
-    most = SHARE * len(whole)
-    found = _sums(roots, known, order, len(whole))
+    most = share * len(whole)
+    found = _sums(roots, known, order, len(whole), room)
     options = [(x,) for x in found] + [(x, y) for x, y in combinations(found, 2) if found[x].isdisjoint(found[y])]
     best: tuple[int, tuple[Value, ...]] | None = None
     for chosen in options:
@@ -41,10 +56,9 @@ def halves(roots: Sequence[Value], known: Mapping[Value, Buffer], order: Sequenc
 
 
 def _sums(
-    roots: Sequence[Value], known: Mapping[Value, Buffer], order: Sequence[Value], total: int
+    roots: Sequence[Value], known: Mapping[Value, Buffer], order: Sequence[Value], total: int, room: int
 ) -> dict[Value, frozenset[Value]]:
-    """Sums no larger than a result, with their products; of those of the same products what most results read."""
-    room = max(prod(v.shape) for v in roots)
+    """Sums of at most `room` entries, with their products; of those of the same products what most results read."""
     ways = [{x for a in r.args for x in computed(a, known)} for r in roots]
     best: dict[frozenset[Value], tuple[int, Value]] = {}
     for x in order:

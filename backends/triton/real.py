@@ -204,9 +204,37 @@ def _paired(b: Builder, v: Value, pairs: list[Number], args: list[Number]) -> Nu
         assert isinstance(index, Value)
         return _each(xs[0], lambda x: b.take(b.expand(x, v.args[0].sizes), op.axis, index))
     if isinstance(op, p.Solve):
-        raise BackendError("the triton backend has no spelling of Solve for complex numbers")
+        return _solved(b, v, op, *xs)
     re, im = (_again(b, v, [x.values[i] for x in xs]) for i in (0, 1))
     return Pair(re, im)
+
+
+def _solved(b: Builder, v: Value, op: p.Solve, lower: Pair, r: Pair) -> Pair:
+    """(I − L)⁻¹ r: a real system of twice the rows, the imaginary part of each after its real part.
+
+    Entry by entry L is (re −im; im re), which is triangular as L is. A real L has a system for each part of r.
+    """
+    if zero(lower.im):
+        return Pair(*(y if zero(y) else b.solve(lower.re, y, op.row, op.col, upper=op.upper) for y in r.values))
+    right, left = f"{PART}r", f"{PART}c"
+    sizes = lower.im.sizes
+    same = b.map("eq", b.iota(op.row, sizes[op.row]), b.iota(op.col, sizes[op.col]))
+    im = b.where(same, 0.0, lower.im)  # what a system of its rows does not read, one of twice the rows would
+
+    def column(x: Value, y: Value) -> Value:
+        return _stacked(b, x, y, right)
+
+    matrix = _stacked(b, column(lower.re, im), column(neg(b, im), lower.re), left)
+    matrix = b.merge(b.merge(matrix, op.row, right, op.row), op.col, left, op.col)
+    rows = b.merge(column(*r.values), op.row, right, op.row)
+    made = b.split(b.solve(matrix, rows, op.row, op.col, upper=op.upper), op.row, op.row, right, 2)
+    return Pair(*(b.order(b.at(made, right, i), v.axes) for i in (0, 1)))
+
+
+def _stacked(b: Builder, x: Value, y: Value, axis: str) -> Value:
+    """x, then y along a new last axis."""
+    sizes = {**x.sizes, **y.sizes}
+    return b.concat([b.expand(b.expand(z, sizes), {axis: 1}) for z in (x, y)], axis)
 
 
 def _affine(b: Builder, v: Value, op: p.AffineScan, a: Pair, x: Pair) -> Pair:
