@@ -218,6 +218,13 @@ def test_complex_systems_are_real_systems_of_their_parts(kinds: tuple[str, str],
     agree(back, {**arrays(back, seed=1), **arrays(of)})
 
 
+def test_complex_arrays_are_filled_with_one_number() -> None:
+    b = Builder()
+    x = b.input("x", ("t", "k"), (5, 3), "complex")
+    of = program({"y": b.mul(b.pad(x, "t", 1, 2, 1.0), b.pad(x, "t", 3, 0, 2.0 - 3.0j))}, [x])
+    both_ways(of, arrays(of))
+
+
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A process of its own that sees no GPU, as kernels are compiled where the interpreter is off."""
     clean = {n: x for n, x in os.environ.items() if n != "TRITON_INTERPRET"}

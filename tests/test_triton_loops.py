@@ -47,7 +47,15 @@ def vector_delta(s: mx.State("k"), q: "b t h k", k: "b t h k", v: "b t h", a: "b
     return s, q @ s
 
 
-MIXERS = (momentum_delta, shared_decay, vector_delta)
+@mx.recurrence
+def two_decayed(S: mx.State("k v"), q: "b t h k", k: "b t h k", e: "b t h k", v: "b t h v", w: "b t h v", g: "b t h k"):
+    S = mx.exp(-(g * g)) * S
+    S = S + mx.outer(k, v - k @ S)
+    S = S + mx.outer(e, w - e @ S)
+    return S, q @ S
+
+
+MIXERS = (momentum_delta, shared_decay, vector_delta, two_decayed)
 REWRITES = {"unstacked": unstacked, "totalled": totalled, "inverted": lambda of: inverted(of, 128)}
 
 
@@ -76,6 +84,7 @@ def test_a_loop_over_chunks_is_one_kernel(mixer: mx.Mixer) -> None:
         (shared_decay, "chunked", "totalled"),
         (shared_decay, "recurrent", "totalled"),
         (vector_delta, "chunked", "inverted"),
+        (two_decayed, "chunked", "inverted"),
     ],
     ids=str,
 )

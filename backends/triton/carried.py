@@ -17,7 +17,7 @@ from math import prod
 
 from backends.triton import sinking
 from backends.triton.factored import apart, decayed
-from backends.triton.fission import reached
+from backends.triton.lifting import reached
 from backends.triton.merges import late
 from backends.triton.slices import early
 from backends.triton.sums import WHOLE

@@ -7,9 +7,10 @@ and what a loop stores is not computed again after another one, as the adjoint o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 
+from backends.triton.lifting import liftable, lifted, reached
 from backends.triton.rows import Rows
 from backends.triton.sums import WHOLE
 from lowering import program as p
@@ -50,7 +51,7 @@ def _loop(b: Builder, op: p.Scan, args: Sequence[Value], found: dict[Value, Valu
     body, n = op.body, op.carries
     carries = body.inputs[:n]
     needed = reached(body.outputs[:n])
-    free = [i for i, y in enumerate(body.outputs) if i >= n and y not in needed and _liftable(y)]
+    free = [i for i, y in enumerate(body.outputs) if i >= n and y not in needed and liftable(y)]
     late = [i for i in free if any(isinstance(x.op, p.Contract) for x in reached([body.outputs[i]]) - needed)]
     sums = [i for i in free if i not in late and _long(reached([body.outputs[i]]) - needed)]
     wide = [i for i in free if i not in (*late, *sums) and _across(reached([body.outputs[i]]), needed, carries)]
@@ -84,7 +85,7 @@ def _loop(b: Builder, op: p.Scan, args: Sequence[Value], found: dict[Value, Valu
         known |= rows.loop(b, op, dict(zip(body.inputs, args, strict=True)), along)
     for i in late:
         y = body.outputs[i]
-        x = b.expand(_lifted(b, y, known, found), {**y.sizes, op.axis: op.length})
+        x = b.expand(lifted(b, y, known, found), {**y.sizes, op.axis: op.length})
         made[i] = b.order(b.cast(x, y.kind), (op.axis, *y.axes))
     return [made[i] for i in range(len(body.outputs))]
 
@@ -96,18 +97,6 @@ def _extra(body: Program, carries: int, late: Sequence[int], stored: set[Value])
         x for x in (*body.inputs[:carries], *body.order) if x in found and (x in stored or x in body.inputs[:carries])
     ]
     return [x for x in dict.fromkeys(order) if x not in body.outputs[carries:]]
-
-
-def reached(values: Sequence[Value]) -> set[Value]:
-    """What the values are computed from, themselves included."""
-    found: set[Value] = set()
-    todo = list(values)
-    while todo:
-        v = todo.pop()
-        if v not in found:
-            found.add(v)
-            todo += v.args
-    return found
 
 
 def _frontier(values: Sequence[Value], known: set[Value]) -> set[Value]:
@@ -140,26 +129,8 @@ def _long(values: set[Value]) -> bool:
     return any(x.args[0].size(a) > WHOLE for x in reduced for a in x.op.over)  # type: ignore[union-attr]
 
 
-def _liftable(y: Value) -> bool:
-    return all(isinstance(x.op, LIFTED) for x in reached([y]))
-
-
 def _entries(v: Value) -> int:
     return prod(v.shape)
-
-
-LIFTED = (
-    p.Input, p.Constant, p.Iota, p.Map, p.Expand, p.Order, p.Cast, p.Contract, p.Reduce, p.Cumulate, p.Solve, p.Slice,
-    p.Pad, p.Concat, p.Flip, p.Rename, p.Split, p.Merge,
-)  # fmt: skip
-
-
-def _lifted(b: Builder, v: Value, known: dict[Value, Value], found: Mapping[Value, Value]) -> Value:
-    """v for all steps at once: known values may have the loop's axis, and what is found is there already."""
-    if v not in known:
-        made = _again(b, v, [_lifted(b, a, known, found) for a in v.args])
-        known[v] = found.get(made, made)
-    return known[v]
 
 
 def _remember(b: Builder, op: p.Scan, picks: Sequence[Value], args: Sequence[Value], found: dict[Value, Value]) -> None:
@@ -171,48 +142,5 @@ def _remember(b: Builder, op: p.Scan, picks: Sequence[Value], args: Sequence[Val
             known[y] = pick
     for y, pick in zip(body.outputs[n:], picks[n:], strict=True):
         inputs = {x for x in reached([y]) if isinstance(x.op, p.Input)}
-        if y not in known and inputs <= known.keys() and _liftable(y):
-            found.setdefault(_lifted(b, y, dict(known), found), pick)
-
-
-def _again(b: Builder, v: Value, args: list[Value]) -> Value:
-    """v's operation on arguments that may have one more axis."""
-    with b.named(v.label):
-        return _on(b, v, args)
-
-
-def _on(b: Builder, v: Value, args: list[Value]) -> Value:
-    match v.op:
-        case p.Map(fn=fn):
-            return b.map(fn, *args)
-        case p.Expand():
-            return b.expand(args[0], v.sizes)
-        case p.Order():
-            return args[0]
-        case p.Cast(kind=kind):
-            return b.cast(args[0], kind)
-        case p.Contract(over=over):
-            return b.contract(args[0], args[1], over)
-        case p.Reduce(fn=fn, over=over):
-            return b.reduce(fn, args[0], over)
-        case p.Cumulate(fn=fn, axis=axis, reverse=reverse, exclusive=exclusive):
-            x = b.expand(args[0], {axis: v.size(axis)})
-            return b.cumulate(fn, x, axis, reverse=reverse, exclusive=exclusive)
-        case p.Solve(row=row, col=col, upper=upper):
-            return b.solve(args[0], args[1], row, col, upper=upper)
-        case p.Slice(axis=axis, start=start, stop=stop, step=step):
-            return b.slice(args[0], axis, start, stop, step)
-        case p.Pad(axis=axis, before=before, after=after, value=value):
-            return b.pad(args[0], axis, before, after, value)
-        case p.Concat(axis=axis):
-            return b.concat(args, axis)
-        case p.Flip(axis=axis):
-            return b.flip(args[0], axis)
-        case p.Rename(old=old, new=new):
-            return b.rename(args[0], old, new)
-        case p.Split(axis=axis, outer=outer, inner=inner):
-            return b.split(args[0], axis, outer, inner, v.size(inner))
-        case p.Merge(outer=outer, inner=inner, axis=axis):
-            return b.merge(args[0], outer, inner, axis)
-        case _:
-            return b.again(v, args)
+        if y not in known and inputs <= known.keys() and liftable(y):
+            found.setdefault(lifted(b, y, dict(known), found), pick)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from backends.triton.lifting import liftable, lifted
 from backends.triton.products import LEAST
 from lowering import program as p
 from lowering.build import Builder
@@ -101,31 +102,35 @@ class System:
 
 
 def _loop(b: Builder, op: p.Scan, args: Sequence[Value], most: int) -> list[Value]:
-    """The loop, with the inverses of what it is given of L: a system in it, of however few columns, takes kernels."""
+    """The loop, with the inverses of each L that hangs on no state, for all steps at once before it.
+
+    A system in a loop, of however few columns, takes kernels.
+    """
     inner = Builder()
     body, last = op.body, op.carries + op.steps
+    known = dict(zip(body.inputs[op.carries :], args[op.carries :], strict=True))
     done: dict[Value, Value] = {x: x for x in body.inputs}
-    given: dict[tuple[int, str, str], tuple[Value, Value]] = {}
+    given: dict[tuple[Value, str, str], tuple[Value, Value]] = {}
     for v in body.order:
         if v in done:
             continue
-        system = System.of(v.op, done[v.args[0]]) if _small(v, most) and isinstance(v.op, p.Solve) else None
-        if system is None or system.lower not in body.inputs[op.carries :]:
+        system = System.of(v.op, v.args[0]) if _small(v, most) and isinstance(v.op, p.Solve) else None
+        if system is None or not liftable(system.lower, known):
             done[v] = inner.again(v, [done[a] for a in v.args])
             continue
-        key = body.inputs.index(system.lower), system.row, system.col
+        key = system.lower, system.row, system.col
         if key not in given:
-            outside = system.inverse(b, args[key[0]])
-            sizes = {a: n for a, n in outside.sizes.items() if key[0] >= last or a != op.axis}
+            outside = system.inverse(b, lifted(b, system.lower, known, {}))
+            sizes = {a: n for a, n in outside.sizes.items() if a in system.lower.axes or a == system.side}
             given[key] = inner.input(f"inverse{len(given)}", tuple(sizes), tuple(sizes.values())), outside
         done[v] = inner.order(system.solved(inner, given[key][0], done[v.args[1]]), v.axes)
     made = tuple(done[y] for y in body.outputs)
     new = Program(inputs=body.inputs, outputs=made, names=body.names)
     read = set(new.order)
     steps = [(x, a) for x, a in zip(body.inputs[op.carries : last], args[op.carries : last], strict=True) if x in read]
-    steps += [pair for (i, _, _), pair in given.items() if i < last]
+    steps += [pair for pair in given.values() if op.axis in pair[1].axes]
     fixed = [(x, a) for x, a in zip(body.inputs[last:], args[last:], strict=True) if x in read]
-    fixed += [pair for (i, _, _), pair in given.items() if i >= last]
+    fixed += [pair for pair in given.values() if op.axis not in pair[1].axes]
     new = Program(
         inputs=(*body.inputs[: op.carries], *(x for x, _ in (*steps, *fixed))), outputs=made, names=body.names
     )

@@ -7,7 +7,6 @@ or goes through a Fourier transform has the axis `_z`: real part, imaginary part
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from backends.triton.affine import in_steps, pairs
 from backends.triton.complexes import COMPLEX, Number, Pair, contract, mul, neg, zero
@@ -160,14 +159,8 @@ def _again(b: Builder, v: Value, args: list[Value]) -> Value:
         return b.order(b.expand(args[0], v.sizes), v.axes)
     if isinstance(op, p.Map):
         return b.map(op.fn, *args)
-    if isinstance(op, p.Pad):
-        op = replace(op, value=_real_pad(op))
     full = [b.order(b.expand(x, a.sizes), a.axes) for x, a in zip(args, v.args, strict=True)]
     return b._new(op, full, v.axes, v.shape, kind)
-
-
-def _real_pad(op: p.Pad) -> float | int | bool:
-    return op.value.real if isinstance(op.value, complex) else op.value
 
 
 def _part(b: Builder, fn: str, args: list[Number]) -> Number:
@@ -205,6 +198,12 @@ def _paired(b: Builder, v: Value, pairs: list[Number], args: list[Number]) -> Nu
         return _each(xs[0], lambda x: b.take(b.expand(x, v.args[0].sizes), op.axis, index))
     if isinstance(op, p.Solve):
         return _solved(b, v, op, *xs)
+    if isinstance(op, p.Pad):
+        z = complex(op.value)
+        whole = _as(b, xs[0], v.args[0])
+        assert isinstance(whole, Pair)
+        filled = zip(whole.values, (z.real, z.imag), strict=True)
+        return Pair(*(b.pad(x, op.axis, op.before, op.after, y) for x, y in filled))
     re, im = (_again(b, v, [x.values[i] for x in xs]) for i in (0, 1))
     return Pair(re, im)
 

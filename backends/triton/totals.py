@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backends.triton.fission import reached
+from backends.triton.lifting import reached
 from lowering import program as p
 from lowering.build import Builder
 from lowering.program import Program, Value
