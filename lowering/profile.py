@@ -198,8 +198,8 @@ KERNELS = replace(_KERNELS, turn=replace(_KERNELS, copy=inf, operation=0.0))
 """the kernels of backends/triton: chains of transforms are held in tiles, a loop is one kernel whose turns keep what
 they compute in registers, sequences are not cut into stretches; tiles are made for chunks of 64. A scan that composes
 matrices has kernels that wait for each other at each of its log T levels, which prices do not tell, and complex
-triangular systems are not spelled: neither is chosen where there is another form. What of a program is in memory
-between kernels its operations do not tell, so no form is refused for that.
+triangular systems are real ones of twice the rows, whose kernels take long to plan: neither is chosen where there is
+another form. What of a program is in memory between kernels its operations do not tell, so no form is refused for that.
 """
 
 PROFILES = {"cpu": CPU, "cuda": GPU}

@@ -26,6 +26,7 @@ from lowering.adjoint import adjoint
 from lowering.build import Builder, program
 from lowering.program import Program
 from mixer_ir.driver.kernels import lowered
+from mixer_ir.errors import OptionError
 from tests.programs import arrays
 from tests.test_triton import agree
 
@@ -94,6 +95,26 @@ def test_where_all_spill_the_least_is_taken(monkeypatch: pytest.MonkeyPatch) -> 
     assert tried.settled() == tried.plans[1]
     falling = [x["y"] for x in tried.limits[1:]]
     assert falling == sorted({*falling}, reverse=True) and falling[-1] >= LAST
+
+
+@pytest.mark.parametrize(("most", "taken"), [("1", 0), ("2", 1), ("", 2)])
+def test_a_plan_may_be_had_sooner(monkeypatch: pytest.MonkeyPatch, most: str, taken: int) -> None:
+    monkeypatch.setenv("MIXER_IR_PLANS", most)
+    tried = Tried(monkeypatch, [{"spills": 4096}, {"spills": 2048}, {}])
+    assert tried.settled() == tried.plans[-1] and len(tried.plans) == taken + 1
+
+
+def test_a_plan_that_is_had_sooner_can_be_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIXER_IR_PLANS", "1")
+    tried = Tried(monkeypatch, [{"shared": 1 << 20}, {"spills": 32}, {}])
+    assert tried.settled() == tried.plans[1] and len(tried.plans) == 2
+
+
+@pytest.mark.parametrize("told", ["0", "-1", "few", "1.5"])
+def test_a_number_of_plans_is_a_whole_number(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    monkeypatch.setenv("MIXER_IR_PLANS", told)
+    with pytest.raises(OptionError, match="MIXER_IR_PLANS"):
+        Tried(monkeypatch, [{}]).settled()
 
 
 def test_fewer_launches_are_compiled_though_their_tiles_seem_heavy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from backends.triton.library import called
 from backends.triton.narrow import narrow
 from backends.triton.plans import planned
 from backends.triton.real import real
-from backends.triton.settle import settled
+from backends.triton.settle import asked, settled
 from backends.triton.steps import Call, Launch, Plan, Repeat, Step, made_with, reads, writes
 from backends.triton.tune import Timer, Way, name_of, tuned
 from lowering import program as p
@@ -201,6 +201,8 @@ def readied(
     if triton_of(target) is None:
         return ready(planned(plain, way.setting, target))
     marks = [str(x) for x in (*dtypes, *kept)]
+    if (few := asked()) is not None:
+        marks.append(f"of {few} plans")
 
     def make() -> Plan:
         return settled(plain, way.setting, target, lambda of: ready(of).type, limit=limit)

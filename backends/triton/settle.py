@@ -10,12 +10,14 @@ what one kernel stores is stored by several or its products are shared among sev
 spill side by side alone is launched by itself. Before a limit falls that no tiles are within, sums are in the shortest
 blocks. A plan with fewer launches whose tiles seem to take more registers than there are, but not many, is tried first.
 Of all plans that were tried the one with the least spilled is taken, of those the one with the fewest launches, then
-the fewest bytes. Nothing is run, nothing hangs on times, and the plan is kept on disk, so that this is done once.
+the fewest bytes. Nothing is run, nothing hangs on times, and the plan is kept on disk, so that this is done once. Who
+would rather have kernels soon says of how many plans the best is taken (`MIXER_IR_PLANS`).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,6 +35,7 @@ from backends.triton.partition import lightest, plan, plans
 from backends.triton.steps import Call, Launch, Learnt, Plan, Repeat, Step
 from lowering import program as p
 from lowering.program import Program, Value
+from mixer_ir.errors import OptionError
 
 TYPES = {
     torch.float64: "*fp64",
@@ -79,6 +82,16 @@ Types = Callable[[Plan], Callable[[Buffer], torch.dtype]]
 """the dtypes that a plan's arrays have in memory"""
 
 
+def asked() -> int | None:
+    """Of how many plans the best is to be taken, if one of them can be launched; None: until nothing spills."""
+    told = os.environ.get("MIXER_IR_PLANS")
+    if not told:
+        return None
+    if not told.isdecimal() or int(told) < 1:
+        raise OptionError(f"MIXER_IR_PLANS={told}: the number of plans that are compiled at most, from 1")
+    return int(told)
+
+
 def settled(program: Program, setting: Setting, target: str, types: Types, *, limit: float = LIMIT) -> Plan:
     """The plan of a program of real numbers for a device.
 
@@ -86,8 +99,10 @@ def settled(program: Program, setting: Setting, target: str, types: Types, *, li
     """
     with kept() as compilers:
         search = _Search(program, setting, _Spilled(target, limit, compilers), types, Learnt())
+        most = asked()
         while search.turn() and not search.grown:
-            pass
+            if most is not None and len(search.tried) >= most and min(search.tried).spilled < NOT:
+                return min(search.tried).plan
         found = []
         if search.grown:
             sharing = Learnt(sharing=True, written=search.learnt.written)
@@ -155,7 +170,7 @@ class _Search:
             self.over = True
             return False
         made, bad = self.fewest(first)
-        if turn == 0:
+        if turn == 0 and asked() != 1:
             made, bad = self.begun(made, bad, fresh)
         self.tried.append(_Tried(sum(bad.values()), _passed(made, self.types(made)), made))
         before = self.learnt.copy()
