@@ -28,6 +28,8 @@ SIZED = ("chunked", "flash")
 """the forms that have a chunk: steps, or a block of keys"""
 LAGS = 128
 """a filter with more lags is never applied lag by lag unless that is asked for: its program would be long"""
+SHORTEST = 16
+"""steps of a chunk that are worth trying, however many rows they have"""
 STRETCHED = ("chunked", "scan")
 """the forms that hold as much of a sequence at once as the device likes"""
 
@@ -110,7 +112,7 @@ def plans(
         alone: Alone | None = None
         for profile, parts in zip(profiles, made, strict=True):
             own = [f for f in wanted if f != "scan" or profile.composed or not _composes(piece)] or wanted
-            tried = _choices(forms if price_all else own, chunk, sizes[TIME], profile)
+            tried = _choices(forms if price_all else own, chunk, sizes[TIME], profile, _updates(piece))
             if len(tried) == 1 and not price_all:
                 parts.append(PiecePlan(piece, reasons, (), tried[0]))
                 continue
@@ -164,7 +166,13 @@ def _lags(piece: Piece, sizes: Mapping[str, int], past: int | None) -> int:
     return sizes[TIME] + (past or 0)
 
 
-def _choices(forms: Sequence[str], chunk: int | None, length: int, profile: Profile) -> list[Choice]:
+def _updates(piece: Piece) -> int:
+    """How many rows a step has in a chunk's triangular system: pairs of a low rank, together or one after the other."""
+    node = piece.node
+    return max(1, len(node.transition.low_rank), len(node.factors)) if isinstance(node, Process) else 1
+
+
+def _choices(forms: Sequence[str], chunk: int | None, length: int, profile: Profile, updates: int) -> list[Choice]:
     """Every form with every chunk worth trying; a chunk longer than the sequence is cut to it."""
     choices: list[Choice] = []
     for form in forms:
@@ -173,6 +181,9 @@ def _choices(forms: Sequence[str], chunk: int | None, length: int, profile: Prof
             choices.append(Choice(form, None, held))
             continue
         sizes = profile.keys if form == "flash" else profile.chunks
+        if form == "chunked" and profile.rows is not None:
+            most = max(profile.rows // updates, SHORTEST)
+            sizes = tuple(dict.fromkeys(min(c, 1 << most.bit_length() - 1) for c in sizes))
         groups = profile.groups if form == "flash" else None
         chunks = [chunk] if chunk is not None else [c for c in sizes if c < length] or [length]
         filled = form == "chunked" and profile.filled

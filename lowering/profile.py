@@ -67,6 +67,8 @@ class Profile:
     out what masks close"""
     chunks: tuple[int, ...] = (16, 32, 64, 128, 256)
     """lengths of chunks that are worth trying"""
+    rows: int | None = None
+    """of a chunk's triangular system, where chunks are to have no more: a step of several updates has one for each"""
     filled: bool = False
     """whether the last chunk is filled up: what is read beyond an end costs nothing, a chunk of another length does"""
     cumulate_step: float = 0.0
@@ -189,6 +191,7 @@ _KERNELS = Profile(  # an H100: what kernels reach of its published rates; a byt
     keys=(64,),
     groups=0,
     chunks=(64,),
+    rows=64,
     filled=True,
     each=0.0,
     composed=False,
@@ -196,10 +199,11 @@ _KERNELS = Profile(  # an H100: what kernels reach of its published rates; a byt
 )
 KERNELS = replace(_KERNELS, turn=replace(_KERNELS, copy=inf, operation=0.0))
 """the kernels of backends/triton: chains of transforms are held in tiles, a loop is one kernel whose turns keep what
-they compute in registers, sequences are not cut into stretches; tiles are made for chunks of 64. A scan that composes
-matrices has kernels that wait for each other at each of its log T levels, which prices do not tell, and complex
-triangular systems are real ones of twice the rows, whose kernels take long to plan: neither is chosen where there is
-another form. What of a program is in memory between kernels its operations do not tell, so no form is refused for that.
+they compute in registers, sequences are not cut into stretches; tiles are made for chunks of 64, and of 64 rows. A
+scan that composes matrices has kernels that wait for each other at each of its log T levels, which prices do not tell,
+and complex triangular systems are real ones of twice the rows, whose kernels take long to plan: neither is chosen
+where there is another form. What of a program is in memory between kernels its operations do not tell, so no form is
+refused for that.
 """
 
 PROFILES = {"cpu": CPU, "cuda": GPU}

@@ -203,6 +203,32 @@ def test_a_form_asked_for_is_taken_by_the_pieces_that_have_it():
     assert {p.chosen.form for p in dense.pieces} == {"dense"}
 
 
+def updated(S, k, v, updates):
+    for i in range(1, updates + 1):
+        S = S + mx.outer(mx.tanh(i * k), v - mx.tanh(i * k) @ S)
+    return S
+
+
+@pytest.mark.parametrize(("updates", "chunk"), [(1, 64), (2, 32), (3, 16), (9, 16)])
+def test_a_chunks_system_has_as_many_rows_as_tiles_of_kernels(updates, chunk):
+    """With a decay that keys share the step is a product of updates; with one for each key it has a low rank."""
+
+    @mx.recurrence
+    def product(S: mx.State("k v"), q: "b t k", k: "b t k", v: "b t v", a: "b t"):
+        S = updated(mx.exp(-(a * a)) * S, k, v, updates)
+        return S, q @ S
+
+    @mx.recurrence
+    def rank(S: mx.State("k v"), q: "b t k", k: "b t k", v: "b t v", a: "b t k"):
+        S = updated(mx.exp(-(a * a)) * S, k, v, updates)
+        return S, q @ S
+
+    for mixer in (product, rank):
+        of = types(mixer, t=4096)
+        assert plan(mixer.expr, of, KERNELS, form="chunked").pieces[0].chosen.chunk == chunk
+        assert plan(mixer.expr, of, KERNELS, form="chunked", chunk=64).pieces[0].chosen.chunk == 64
+
+
 def test_a_chunk_asked_for_is_kept_and_cut_to_the_sequence():
     assert planned(decayed, form="chunked", chunk=24, t=300).pieces[0].chosen == Choice("chunked", 24)
     assert planned(decayed, form="chunked", chunk=24, t=10).pieces[0].chosen == Choice("chunked", 10)
