@@ -92,23 +92,11 @@ def _loop(b: Builder, op: p.Scan, args: Sequence[Value], found: dict[Value, Valu
 
 def _extra(body: Program, carries: int, late: Sequence[int], stored: set[Value]) -> list[Value]:
     """What the loop is to store for the results that are computed after it."""
-    found = _frontier([body.outputs[i] for i in late], stored)
+    found = reached([body.outputs[i] for i in late], stored)
     order = [
         x for x in (*body.inputs[:carries], *body.order) if x in found and (x in stored or x in body.inputs[:carries])
     ]
     return [x for x in dict.fromkeys(order) if x not in body.outputs[carries:]]
-
-
-def _frontier(values: Sequence[Value], known: set[Value]) -> set[Value]:
-    """What is read on the way to the values where nothing that is known is computed again."""
-    found: set[Value] = set()
-    todo = list(values)
-    while todo:
-        v = todo.pop()
-        if v not in found:
-            found.add(v)
-            todo += () if v in known else v.args
-    return found
 
 
 def _stored(x: Value, readers: set[Value]) -> bool:

@@ -14,15 +14,15 @@ LIFTED = (
 )  # fmt: skip
 
 
-def reached(values: Sequence[Value]) -> set[Value]:
-    """What the values are computed from, themselves included."""
+def reached(values: Sequence[Value], known: Container[Value] = ()) -> set[Value]:
+    """What the values are computed from, themselves included, where nothing that is known is computed again."""
     found: set[Value] = set()
     todo = list(values)
     while todo:
         v = todo.pop()
         if v not in found:
             found.add(v)
-            todo += v.args
+            todo += () if v in known else v.args
     return found
 
 
